@@ -1,0 +1,20 @@
+"""Maps the top-level folders kernels/ and training/ into the package; everything else is in pyproject.toml."""
+
+from setuptools import setup
+
+setup(
+    packages=[
+        "edgepose",
+        "edgepose.engines",
+        "edgepose.models",
+        "edgepose.kernels",
+        "edgepose.training",
+        "edgepose.training.models",
+    ],
+    package_dir={"edgepose": "edgepose", "edgepose.kernels": "kernels", "edgepose.training": "training"},
+    package_data={
+        "edgepose": ["py.typed"],
+        "edgepose.models": ["*.onnx", "*.md"],
+        "edgepose.kernels": ["*.cu", "*.cuh"],
+    },
+)
