@@ -10,6 +10,7 @@ setup(
         "edgepose.kernels",
         "edgepose.training",
         "edgepose.training.models",
+        "edgepose.training.synthetic",
     ],
     package_dir={"edgepose": "edgepose", "edgepose.kernels": "kernels", "edgepose.training": "training"},
     package_data={

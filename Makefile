@@ -1,0 +1,31 @@
+# Run inside an environment that has `pip install -e '.[dev]'`.
+PYTHON ?= python
+TYPED := build/typed
+
+.PHONY: check format test test-gpu bench wheel clean
+
+check:  ## lint, formatting and types: what CI runs before the tests
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	# mypy cannot follow an editable install of mapped folders, so it gets the package as a wheel would lay it out
+	rm -rf $(TYPED) && $(PYTHON) setup.py -q build_py --build-lib $(TYPED)
+	cd $(TYPED) && $(PYTHON) -m mypy --config-file ../../pyproject.toml -p edgepose
+
+format:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+test:
+	$(PYTHON) -m pytest
+
+test-gpu:  ## the tests that need an NVIDIA GPU and CuPy; they skip, and say so, elsewhere
+	$(PYTHON) -m pytest -m gpu
+
+bench:  ## writes benchmarks/results/latency--DEVICE.json
+	$(PYTHON) benchmarks/latency.py
+
+wheel:
+	$(PYTHON) -m build --wheel
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

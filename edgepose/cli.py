@@ -1,0 +1,305 @@
+"""The command line. Each command parses, calls the module that does the work, and prints.
+
+Everything but typer and rich is imported inside the commands, so that ``edgepose --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from edgepose.errors import EdgePoseError
+
+# The command line is where all parts meet; the library itself never imports training. No torch is loaded by this.
+from edgepose.training.cli import register as register_training_commands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edgepose.demo import DemoReport
+
+__all__ = ["app", "console", "messages", "track"]
+
+DEBUG_VARIABLE = "EDGEPOSE_DEBUG"
+DEFAULT_MODEL = "garment-landmarks"
+console = Console()
+messages = Console(stderr=True)
+
+
+class _Group(TyperGroup):
+    """Turns an EdgePoseError into a message and exit code 1; bugs keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgePoseError as error:
+            if ctx.params.get("debug"):
+                raise
+            messages.print("[bold red]error:[/]", escape(str(error)), soft_wrap=True, highlight=False)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Landmarks of garments and other objects, fast: predict on photos and videos, inspect and export models.",
+)
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Bundled name (see `edgepose models`) or path of an ONNX file.")
+]
+Spec = Annotated[
+    Path | None, typer.Option("--spec", help="JSON file that says what the model expects, if the model does not.")
+]
+MinScore = Annotated[float, typer.Option("--min-score", min=0.0, help="Do not draw landmarks below this score.")]
+FlipTest = Annotated[bool, typer.Option("--flip-test", help="Average with the mirrored crop: slower, more accurate.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG_VARIABLE, help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    if version:
+        import edgepose
+
+        console.print(f"edgepose {edgepose.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(help="A photo, a video, or a folder of photos.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder; or a file, for one photo or video.")],
+    model: Model = DEFAULT_MODEL,
+    spec: Spec = None,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option("--boxes", help="x1,y1,x2,y2 in px, once for each garment; or a JSON file of boxes."),
+    ] = None,
+    whole_image: Annotated[bool, typer.Option("--whole-image", help="One garment fills each picture.")] = False,
+    flip_test: FlipTest = False,
+    min_score: MinScore = 0.2,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+) -> None:
+    """Find landmarks: writes annotated pictures or a video, and all coordinates as JSON.
+
+    The JSON is predictions.json in the output folder, or lies beside the output file under its name.
+    A JSON file of boxes is a list of x1,y1,x2,y2 lists for every picture; or an object that holds such a list for each
+    file name, or frame number of a video; or COCO annotations or detections (x,y,width,height) with file names.
+    """
+    from edgepose.annotate import annotate
+    from edgepose.boxes import BoxSource
+    from edgepose.predictor import Predictor
+
+    box_source = BoxSource.from_options(boxes or [], whole_image=whole_image)
+    with Predictor(model, spec=spec, device=device, flip_test=flip_test) as predictor:
+        report = annotate(predictor, source, output, box_source, min_score=min_score, track=track)
+    files = f"{len(report.outputs)} file{'s' * (len(report.outputs) != 1)}"
+    console.print(
+        f"{files} with {report.objects} objects; coordinates in {escape(str(report.json_path))}", soft_wrap=True
+    )
+    for path in report.outputs[:3]:
+        console.print(f"  {escape(str(path))}", soft_wrap=True, highlight=False)
+    if len(report.outputs) > 3:
+        console.print(f"  ... and {len(report.outputs) - 3} more")
+    if report.failures:
+        messages.print(
+            f"[bold red]{len(report.failures)} of {len(report.failures) + len(report.outputs)} photos failed:[/]"
+        )
+        for path, reason in report.failures:
+            messages.print(f"  {escape(path.name)}: {escape(reason)}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The annotated clip, .mp4.")] = Path(
+        "edgepose-demo.mp4"
+    ),
+    frames: Annotated[int, typer.Option(min=1, help="Length of the clip.")] = 150,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another garment.")] = 0,
+    model: Model = DEFAULT_MODEL,
+    flip_test: FlipTest = False,
+) -> None:
+    """See it work, with no input at all: a rendered garment moves, its true landmarks are known."""
+    from edgepose.demo import run_demo
+    from edgepose.predictor import Predictor
+    from edgepose.training.synthetic import MovingGarment
+
+    with Predictor(model, flip_test=flip_test) as predictor:
+        report = run_demo(predictor, MovingGarment(frames=frames, seed=seed), frames, output, track=track)
+        _print_demo(report, f"{predictor.spec.name}, {predictor.engine_name}")
+
+
+def _print_demo(report: DemoReport, title: str) -> None:
+    import numpy as np
+
+    accuracy = Table(title=f"Landmark error ({title})", title_justify="left")
+    for heading in ("mean", "median", "of box side", "PCK@0.05", "PCK@0.1", "PCK@0.2"):
+        accuracy.add_column(heading, justify="right")
+    accuracy.add_row(
+        f"{report.errors.mean():.2f} px",
+        f"{np.median(report.errors):.2f} px",
+        f"{100 * report.relative_errors.mean():.2f} %",
+        *(f"{report.pck(threshold):.3f}" for threshold in (0.05, 0.1, 0.2)),
+    )
+    latency = Table(title="Latency of one frame with one box, ms", title_justify="left")
+    latency.add_column("stage")
+    for heading in ("p50", "p95"):
+        latency.add_column(heading, justify="right")
+    for stage, values in report.latencies.items():
+        name = "end to end" if stage == "total" else stage
+        latency.add_row(name, *(f"{np.percentile(values, q):.2f}" for q in (50, 95)))
+    console.print(accuracy, latency)
+    console.print(
+        f"Clip {escape(str(report.video))}, poster {escape(str(report.poster))}", soft_wrap=True, highlight=False
+    )
+
+
+@app.command()
+def models() -> None:
+    """List the models that come with edgepose."""
+    from edgepose.modelfile import ModelFile
+    from edgepose.models import bundled_models
+
+    table = Table("name", "landmarks", "input (w x h)", "codec", "precision", "size", "licence", "metrics")
+    for name, path in bundled_models().items():
+        file = ModelFile.read(path)
+        if file.spec is None:
+            raise EdgePoseError(f"the bundled model {path} has no spec: install edgepose again")
+        spec = file.spec
+        figures = ", ".join(f"{key} {value:.3g}" for key, value in spec.metrics.items())
+        size = f"{spec.input_size[0]} x {spec.input_size[1]}"
+        megabytes = f"{file.size / 1e6:.1f} MB"
+        table.add_row(name, str(spec.num_keypoints), size, spec.codec, file.precision, megabytes, spec.license, figures)
+    if table.row_count:
+        console.print(table)
+    else:
+        messages.print("no models are bundled with this installation")
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="Bundled name or path of an ONNX file.")] = DEFAULT_MODEL,
+) -> None:
+    """Show what a model file says about itself: spec, input and output, opset, precision, metrics, licence."""
+    from edgepose.modelfile import ModelFile
+    from edgepose.models import find_model
+
+    file = ModelFile.read(find_model(model))
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    rows = [
+        ("file", str(file.path)),
+        ("size", f"{file.size / 1e6:.2f} MB, {file.parameters / 1e6:.2f} M parameters"),
+        ("precision", file.precision),
+        ("opset", str(file.opset)),
+        ("written by", file.producer),
+        *(("input", line) for line in file.inputs),
+        *(("output", line) for line in file.outputs),
+    ]
+    if file.spec is None:
+        rows.append(("spec", "none: pass one with --spec spec.json (edgepose predict shows an example)"))
+    else:
+        rows += [(f"spec: {key}", _readable(value)) for key, value in vars(file.spec).items()]
+    for key, value in rows:
+        table.add_row(key, escape(value))
+    console.print(table)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {item}" for key, item in value.items()) or "-"
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value) or "-"
+    return str(value) if value != "" else "-"
+
+
+@app.command()
+def doctor() -> None:
+    """Show what is installed, which engines can run here, and what to install for the others."""
+    from edgepose import doctor as checks
+
+    marks = {True: "[green]yes[/]", False: "[red]NO [/]", None: " - "}
+    groups = (
+        ("Machine", checks.check_system()),
+        ("Packages", checks.check_packages()),
+        ("Engines", checks.check_engines()),
+    )
+    for title, lines in groups:
+        console.print(f"[bold]{title}[/]")
+        for line in lines:
+            console.print(f" {marks[line.ok]} {line.name:18} {escape(line.found)}", soft_wrap=True, highlight=False)
+            if line.advice:  # on its own line, so that it can be copied as it is
+                console.print(f"       {escape(line.advice)}", soft_wrap=True, highlight=False)
+    if any(line.ok is False for _, lines in groups for line in lines):
+        raise typer.Exit(1)
+
+
+class Precision(str, Enum):
+    """Precision of an exported model."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+@app.command()
+def recipes() -> None:
+    """List the training recipes that `edgepose export` takes."""
+    from edgepose.training.recipes import RECIPES
+
+    table = Table("recipe", "landmarks", "input (w x h)", "codec")
+    for name, recipe in RECIPES.items():
+        spec = recipe.spec()
+        table.add_row(name, str(spec.num_keypoints), f"{spec.input_size[0]} x {spec.input_size[1]}", spec.codec)
+    console.print(table)
+
+
+@app.command()
+def export(
+    recipe: Annotated[
+        str, typer.Argument(help="A name of `edgepose recipes`, for instance deepfashion/full/resnet50.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights: a .pth file with MMPose's names.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained: for measuring speed.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Of weights, input and output.")] = Precision.fp32,
+) -> None:
+    """Write a recipe's network as ONNX, with its spec inside, checked against PyTorch. Needs edgepose[train]."""
+    from edgepose.training.export import export_recipe
+
+    report = export_recipe(
+        recipe, output, checkpoint=checkpoint, random_weights=random_weights, precision=precision.value
+    )
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in vars(report).items():
+        table.add_row(key.replace("_", " "), escape(str(value)))
+    console.print(table)
+
+
+def track(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+    """Show a progress bar on stderr, if that is a terminal, while ``items`` are taken; ``total`` 0: unknown."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
+        yield from progress.track(items, total=total or None, description=escape(description))
+
+
+register_training_commands(app)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,190 @@
+"""PoseResult: the landmarks of one frame."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgepose.errors import InputError, MissingDependencyError
+from edgepose.spec import ModelSpec
+
+__all__ = ["MIN_SCORE", "PoseResult", "Timings"]
+
+JSON_SCHEMA = 1
+# Landmarks below this are not drawn. The bundled models are trained to give landmarks that a garment does not have
+# (the waistline of a T-shirt) a flat heatmap, whose peak stays below it.
+MIN_SCORE = 0.2
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long the stages of one ``predict`` took, ms; summed over the chunks of a large batch.
+
+    Attributes:
+        crop: frame and boxes -> network input.
+        network: both passes with a flip test.
+        decode: heatmaps -> keypoints.
+        total: the whole call, checks and copies included.
+    """
+
+    crop: float = 0.0
+    network: float = 0.0
+    decode: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class PoseResult:
+    """The landmarks of N boxes in one frame; N may be 0. The arrays are read-only copies: the caller's for good.
+
+    ``result[i]``, ``result[1:3]`` and ``result[mask]`` are results too; iterating gives one result for each box.
+
+    Attributes:
+        keypoints: (N, K, 2) float32, x and y, frame px; an integer is a pixel's centre. Not clipped: a landmark that
+            the network places outside the frame has coordinates outside the frame.
+        scores: (N, K) float32, the peak of each landmark's heatmap; about 0 to 1, and 0 where there is none.
+        boxes: (N, 4) float32, xyxy, frame px, as they were passed.
+        spec: the model's; ``spec.keypoint_names`` names the K landmarks.
+        frame_size: (width, height) of the frame, px.
+        timings: how long each stage took, ms.
+
+    Raises:
+        InputError: the shapes contradict each other.
+    """
+
+    keypoints: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    spec: ModelSpec
+    frame_size: tuple[int, int]
+    timings: Timings = Timings()
+
+    def __post_init__(self) -> None:
+        count, k = len(self.boxes), self.spec.num_keypoints
+        for name, shape in (("keypoints", (count, k, 2)), ("scores", (count, k)), ("boxes", (count, 4))):
+            array = np.array(getattr(self, name), np.float32)
+            if array.shape != shape:
+                raise InputError(
+                    f"PoseResult of {count} boxes and {k} keypoints: {name} must have the shape {shape}, "
+                    f"got {array.shape}"
+                )
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    @classmethod
+    def empty(cls, spec: ModelSpec, frame_size: tuple[int, int]) -> PoseResult:
+        """The result of a frame without boxes."""
+        k = spec.num_keypoints
+        return cls(_zeros(0, k, 2), _zeros(0, k), _zeros(0, 4), spec, frame_size)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: int | slice | ArrayLike) -> PoseResult:
+        if isinstance(index, (int, np.integer)):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"box {index} of a result of {len(self)}")
+            index = [int(index)]
+        chosen = index if isinstance(index, slice) else np.asarray(index, dtype=None if np.size(index) else np.intp)
+        return PoseResult(
+            self.keypoints[chosen], self.scores[chosen], self.boxes[chosen], self.spec, self.frame_size, self.timings
+        )
+
+    def __iter__(self) -> Iterator[PoseResult]:
+        return (self[i] for i in range(len(self)))
+
+    # Out of it ------------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        min_score: float = MIN_SCORE,
+        boxes: bool = True,
+        labels: bool | None = None,
+    ) -> NDArray[np.uint8]:
+        """A copy of the frame with boxes, skeleton and landmarks; see :func:`edgepose.draw.draw_result`."""
+        from edgepose.draw import draw_result
+
+        return draw_result(frame, self, min_score=min_score, boxes=boxes, labels=labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain Python values, ready for JSON::
+
+            {"schema": 1, "model": "garment-landmarks", "frame_size": [width, height],
+             "objects": [{"box": [x1, y1, x2, y2], "score": mean of the landmarks' scores,
+                          "keypoints": {"left collar": {"x": 104.25, "y": 61.5, "score": 0.93}, ...}}, ...]}
+
+        Coordinates are frame px, rounded to 0.001 px, scores to 0.0001; a value that is not finite becomes null.
+        """
+        objects = []
+        for points, scores, box in zip(self.keypoints, self.scores, self.boxes, strict=True):
+            keypoints = {
+                name: {"x": _number(x, 3), "y": _number(y, 3), "score": _number(score, 4)}
+                for name, (x, y), score in zip(self.spec.keypoint_names, points, scores, strict=True)
+            }
+            objects.append(
+                {"box": [_number(v, 3) for v in box], "score": _number(scores.mean(), 4), "keypoints": keypoints}
+            )
+        return {
+            "schema": JSON_SCHEMA,
+            "model": self.spec.name,
+            "frame_size": list(self.frame_size),
+            "objects": objects,
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """:meth:`to_dict` as JSON text; valid JSON always (no NaN)."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def to_coco(self, *, image_id: int | str = 0, category_id: int = 1) -> list[dict[str, Any]]:
+        """The result in COCO's keypoint results format, one dictionary for each box.
+
+        ``keypoints`` holds x, y and the landmark's score for each landmark (COCO's evaluation ignores the third
+        value), ``bbox`` is x, y, width, height, ``score`` the mean of the landmarks' scores.
+        """
+        results = []
+        for points, scores, (x1, y1, x2, y2) in zip(self.keypoints, self.scores, self.boxes, strict=True):
+            triples = np.concatenate([points, scores[:, None]], axis=1)
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "keypoints": [_number(v, 4) for v in triples.ravel()],
+                    "bbox": [_number(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
+                    "score": _number(scores.mean(), 4),
+                }
+            )
+        return results
+
+    def to_supervision(self) -> Any:
+        """The result as a ``supervision.KeyPoints``.
+
+        Raises:
+            MissingDependencyError: supervision is not installed.
+        """
+        try:
+            supervision = importlib.import_module("supervision")
+        except ImportError as error:
+            raise MissingDependencyError("to_supervision needs supervision: pip install supervision") from error
+        key_points = supervision.KeyPoints
+        # `confidence` in older versions, `keypoint_confidence` in newer ones (seen: 0.31.2).
+        names = {f.name for f in fields(key_points)} if is_dataclass(key_points) else set()
+        confidence = "keypoint_confidence" if "keypoint_confidence" in names else "confidence"
+        return key_points(xy=self.keypoints.copy(), **{confidence: self.scores.copy()})
+
+
+def _zeros(*shape: int) -> NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+def _number(value: Any, digits: int) -> float | None:
+    value = float(value)
+    return round(value, digits) if math.isfinite(value) else None

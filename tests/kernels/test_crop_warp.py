@@ -1,0 +1,228 @@
+"""crop_warp against crops recorded with OpenCV 4.11, and against two plain samplers written here."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from edgepose.kernels import _crop, reference
+
+from edgepose.geometry import crop_affines
+
+DATA = Path(__file__).parents[1] / "data" / "reference"
+VECTORS = np.load(DATA / "affine.npz")
+BOXES = json.loads((DATA / "affine.json").read_text())["boxes"]
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def synthetic(name):
+    """The two frames that affine.json describes."""
+    if name == "synB":
+        return np.random.default_rng(11).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    y, x = np.mgrid[0:480, 0:640]
+    return np.stack([(3 * x + 5 * y) % 256, (x * x // 37 + 2 * y) % 256, ((x ^ y) * 7) % 256], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("codec", ["msra", "udp"])
+@pytest.mark.parametrize("box", BOXES, ids=lambda box: box["id"])
+def test_opencv4_sampling_is_bit_identical_to_the_recorded_crops(box, codec):
+    key = f"{box['id']}_{'std' if codec == 'msra' else 'udp'}"
+    frame = synthetic(box["image"])
+    assert zlib.crc32(frame.tobytes()) == VECTORS[f"{key}_img_crc32"]
+    affines = crop_affines([box["bbox_xyxy"]], (192, 256), codec, rotation=box["rotation"])
+    crops = reference.crop_warp(frame, affines, (192, 256), sampling="opencv4")
+    if f"{key}_crop" in VECTORS:
+        np.testing.assert_array_equal(crops[0], VECTORS[f"{key}_crop"])
+    assert zlib.crc32(crops.tobytes()) == VECTORS[f"{key}_crop_crc32"]
+    tensor = reference.crop_warp(frame, affines, (192, 256), sampling="opencv4", mean=MEAN, std=STD)
+    assert zlib.crc32(tensor.tobytes()) == VECTORS[f"{key}_norm_crc32"]
+
+
+def random_case(rng, number):
+    """A frame, an affine and a crop size: tiny and large frames, any scale, rotation, shear, boxes far outside."""
+    limit = (6, 400, 1200, 80)[number % 4]
+    height, width = rng.integers(1, limit, 2)
+    frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    size = tuple(int(side) for side in rng.integers(1, 200, 2)) if number % 3 else (192, 256)
+    angle = 0.0 if number % 5 < 2 else rng.uniform(-np.pi, np.pi)
+    scale = np.exp(rng.uniform(-3, 4)) * np.array([1.0, rng.choice([1.0, rng.uniform(0.5, 2)])])
+    linear = scale[:, None] * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if number % 7 == 0:
+        linear += rng.normal(0, 0.3, (2, 2))
+    centre = rng.uniform(-0.5, 1.5, 2) * (width, height)
+    return frame, np.column_stack([linear, np.array(size) / 2 - linear @ centre]), size
+
+
+def plain_opencv4(frame, affine, size):
+    """OpenCV 4's fixed-point warpAffine one pixel at a time, in Python integers."""
+    (a, b, tx), (c, d, ty) = affine.tolist()
+    unit = 1.0 / (a * d - b * c)
+    a, b, c, d = d * unit, b * -unit, c * -unit, a * unit
+    tx, ty = -a * tx - b * ty, -c * tx - d * ty
+    crop = np.zeros((size[1], size[0], 3), np.uint8)
+    for v in range(size[1]):
+        for u in range(size[0]):
+            x = (round((b * v + tx) * 1024) + 16 + round(a * u * 1024)) >> 5  # round() is half to even, as OpenCV's
+            y = (round((d * v + ty) * 1024) + 16 + round(c * u * 1024)) >> 5
+            total = np.full(3, 1 << 14, np.int64)
+            for row, wy in ((y >> 5, 32 - y % 32), ((y >> 5) + 1, y % 32)):
+                for column, wx in ((x >> 5, 32 - x % 32), ((x >> 5) + 1, x % 32)):
+                    if 0 <= row < frame.shape[0] and 0 <= column < frame.shape[1]:
+                        total += 32 * wx * wy * frame[row, column].astype(np.int64)
+            crop[v, u] = total >> 15
+    return crop
+
+
+def test_opencv4_sampling_follows_the_definition():
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        frame, affine, _ = random_case(rng, number)
+        crop = reference.crop_warp(frame, affine[None], (13, 17), sampling="opencv4")[0]
+        np.testing.assert_array_equal(crop, plain_opencv4(frame, affine, (13, 17)), err_msg=str(number))
+
+
+def test_remap_and_numpy_paths_agree():
+    """The fast path trusts cv2.remap to stay in integers: this build must, on anything."""
+    rng = np.random.default_rng(1)
+    for number in range(60):
+        frame, affine, (width, height) = random_case(rng, number)
+        inverse = _crop._invert(affine[None])[0]
+        np.testing.assert_array_equal(
+            _crop._sample_opencv4_remap(frame, inverse, width, height),
+            _crop._sample_opencv4_numpy(frame, inverse, width, height),
+            err_msg=str(number),
+        )
+    assert _crop._remap_is_exact()
+
+
+@pytest.mark.skipif(int(cv2.__version__.split(".")[0]) != 4, reason="needs OpenCV 4: 5.0 interpolates in float32")
+def test_opencv4_sampling_is_warp_affine_itself():
+    rng = np.random.default_rng(2)
+    for number in range(60):
+        frame, affine, size = random_case(rng, number)
+        crop = reference.crop_warp(frame, affine[None], size, sampling="opencv4")[0]
+        np.testing.assert_array_equal(crop, cv2.warpAffine(frame, affine, size, flags=cv2.INTER_LINEAR))
+
+
+def test_a_build_of_opencv_that_rounds_otherwise_is_not_used(monkeypatch):
+    rng = np.random.default_rng(3)
+    frame, affine, size = random_case(rng, 2)
+    expected = reference.crop_warp(frame, affine[None], size, sampling="opencv4")
+    monkeypatch.setattr(_crop.cv2, "remap", lambda *_, **__: np.zeros((size[1], size[0], 3), np.uint8))
+    _crop._remap_is_exact.cache_clear()
+    try:
+        np.testing.assert_array_equal(reference.crop_warp(frame, affine[None], size, sampling="opencv4"), expected)
+    finally:
+        _crop._remap_is_exact.cache_clear()
+
+
+def test_frames_beyond_remaps_limit():
+    strip = np.random.default_rng(4).integers(0, 256, (3, 40000, 3), dtype=np.uint8)
+    affines = crop_affines([[39000, 0, 39004, 3], [39998, 0, 40002, 3]], (16, 12))
+    crops = reference.crop_warp(strip, affines, (16, 12), sampling="opencv4")
+    for crop, affine in zip(crops, affines, strict=True):
+        np.testing.assert_array_equal(crop, plain_opencv4(strip, affine, (16, 12)))
+    far = crop_affines([[-5e6, -5e6, -4e6, -4e6], [1e9, 1e9, 2e9, 2e9]], (16, 12))
+    assert not reference.crop_warp(strip, far, (16, 12), sampling="opencv4").any()
+    assert not reference.crop_warp(strip, far, (16, 12), sampling="linear").any()
+
+
+def test_linear_sampling_follows_the_definition():
+    """Against exact rational arithmetic on the float64 coordinates."""
+    rng = np.random.default_rng(5)
+    for number in range(8):
+        frame, affine, _ = random_case(rng, number)
+        levels = reference.crop_warp(frame, affine[None], (7, 9), mean=(0, 0, 0), std=(1, 1, 1))[0]
+        rounded = reference.crop_warp(frame, affine[None], (7, 9))[0]
+        (a, b, tx), (c, d, ty) = _crop._invert(affine[None])[0].tolist()
+        for v in range(9):
+            for u in range(7):
+                x, y = Fraction(a * u + (b * v + tx)), Fraction(c * u + (d * v + ty))
+                total = [Fraction(0)] * 3
+                for row in (y.__floor__(), y.__floor__() + 1):
+                    for column in (x.__floor__(), x.__floor__() + 1):
+                        if 0 <= row < frame.shape[0] and 0 <= column < frame.shape[1]:
+                            weight = (1 - abs(x - column)) * (1 - abs(y - row))
+                            total = [t + weight * int(p) for t, p in zip(total, frame[row, column], strict=True)]
+                exact = np.array([float(t) for t in total])
+                # float32 weights and a sum of four terms up to 255: a few units of 2^-17. Worst seen 3e-5 levels.
+                np.testing.assert_allclose(levels[::-1, v, u], exact, atol=1e-4, rtol=0)
+                assert np.abs(rounded[v, u] - exact).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("sampling", ["linear", "opencv4"])
+def test_the_identity_and_half_a_pixel(sampling):
+    """An integer is a pixel's centre: the identity copies, a shift by half a pixel averages two neighbours."""
+    frame = np.random.default_rng(6).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    identity = np.array([[[1.0, 0, 0], [0, 1, 0]]])
+    np.testing.assert_array_equal(reference.crop_warp(frame, identity, (12, 9), sampling=sampling)[0], frame)
+    shifted = reference.crop_warp(
+        frame, identity - [[0, 0, 0.5], [0, 0, 0]], (11, 9), sampling=sampling, mean=(0, 0, 0), std=(1, 1, 1)
+    )[0]
+    mean = (frame[:, :-1].astype(np.float32) + frame[:, 1:]) / 2
+    if sampling == "opencv4":
+        mean = np.floor(mean + 0.5)  # whole levels, half up
+    np.testing.assert_array_equal(shifted, mean[..., ::-1].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("sampling", ["linear", "opencv4"])
+def test_views_out_and_empty(sampling):
+    rng = np.random.default_rng(7)
+    big = rng.integers(0, 256, (90, 120, 4), dtype=np.uint8)
+    affines = crop_affines([[5, 6, 40, 50], [-10, -10, 30, 20]], (24, 32))
+    views = [big[..., :3], big[..., 2::-1], big[::-1, ::2, :3], big[10:60, 5:70, :3], big.transpose(1, 0, 2)[..., 1:]]
+    views += [np.asfortranarray(big[..., :3]), np.broadcast_to(big[:1, :1, :3], (50, 60, 3))]
+    for view in views:
+        np.testing.assert_array_equal(
+            reference.crop_warp(view, affines, (24, 32), sampling=sampling),
+            reference.crop_warp(view.copy(order="C"), affines, (24, 32), sampling=sampling),
+        )
+    fixed = big[..., :3].copy()
+    fixed.setflags(write=False)
+    expected = reference.crop_warp(fixed, affines, (24, 32), sampling=sampling, mean=MEAN, std=STD)
+    buffer = np.full((5, 3, 32, 24), 7, np.float32)
+    result = reference.crop_warp(fixed, affines, (24, 32), sampling=sampling, mean=MEAN, std=STD, out=buffer[1:3])
+    assert np.shares_memory(result, buffer)
+    np.testing.assert_array_equal(buffer[1:3], expected)
+    assert (buffer[[0, 3, 4]] == 7).all()
+    none = np.zeros((0, 2, 3))
+    assert reference.crop_warp(fixed, none, (24, 32), sampling=sampling).shape == (0, 32, 24, 3)
+    assert reference.crop_warp(fixed, none, (24, 32), sampling=sampling).dtype == np.uint8
+    empty = reference.crop_warp(fixed, none, (24, 32), sampling=sampling, mean=MEAN, std=STD, out=buffer[:0])
+    assert empty.shape == (0, 3, 32, 24)
+
+
+def test_wrong_arguments():
+    frame, affines = np.zeros((8, 9, 3), np.uint8), np.array([[[1.0, 0, 0], [0, 1, 0]]])
+    size = (4, 5)
+    with pytest.raises(TypeError, match="uint8, got float32"):
+        reference.crop_warp(frame.astype(np.float32), affines, size)
+    for bad in (frame[..., 0], frame[..., :2], frame[:0]):
+        with pytest.raises(ValueError, match=r"\(H, W, 3\)"):
+            reference.crop_warp(bad, affines, size)
+    with pytest.raises(ValueError, match=r"\(N, 2, 3\)"):
+        reference.crop_warp(frame, affines[0], size)
+    for bad_affine in (affines * 0, affines * np.nan, np.array([[[1.0, 1, 0], [1, 1, 0]]])):
+        with pytest.raises(ValueError, match="affine 1 is not finite or cannot be inverted"):
+            reference.crop_warp(frame, np.concatenate([affines, bad_affine]), size)
+    with pytest.raises(ValueError, match=r"two whole numbers \(w, h\)"):
+        reference.crop_warp(frame, affines, (0, 5))
+    with pytest.raises(ValueError, match="sampling must be"):
+        reference.crop_warp(frame, affines, size, sampling="cubic")
+    with pytest.raises(ValueError, match="belong together"):
+        reference.crop_warp(frame, affines, size, mean=MEAN)
+    with pytest.raises(ValueError, match="std must be above 0"):
+        reference.crop_warp(frame, affines, size, mean=MEAN, std=(1, 0, 1))
+    out = np.zeros((1, 3, 5, 4), np.float32)
+    with pytest.raises(ValueError, match="give mean and std"):
+        reference.crop_warp(frame, affines, size, out=out)
+    with pytest.raises(TypeError, match="float32, got float64"):
+        reference.crop_warp(frame, affines, size, mean=MEAN, std=STD, out=out.astype(np.float64))
+    for bad_out in (out[0], out.transpose(0, 1, 3, 2), np.zeros((1, 3, 5, 8), np.float32)[..., ::2]):
+        with pytest.raises(ValueError, match="C-contiguous"):
+            reference.crop_warp(frame, affines, size, mean=MEAN, std=STD, out=bad_out)

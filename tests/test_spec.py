@@ -1,0 +1,115 @@
+"""ModelSpec: the round trips, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from painter import painter_spec, write_painter
+
+from edgepose import ModelError, ModelSpec
+
+
+def minimal() -> dict:
+    return {
+        "name": "m",
+        "input_size": [192, 256],
+        "heatmap_size": [48, 64],
+        "keypoint_names": ["a", "b"],
+        "flip_indices": [1, 0],
+    }
+
+
+def test_json_round_trip() -> None:
+    spec = painter_spec(flip_indices=(2, 1, 0), category="shirts", padding=1.1)
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    assert ModelSpec.from_json(spec.to_json(indent=2)) == spec
+
+
+def test_defaults_are_filled_in() -> None:
+    spec = ModelSpec.from_json(json.dumps(minimal()))
+    assert (spec.codec, spec.refinement, spec.padding, spec.num_keypoints) == ("msra", "shift", 1.25, 2)
+
+
+def test_onnx_round_trip_replaces_and_keeps(tmp_path: Path) -> None:
+    path = write_painter(tmp_path / "m.onnx", painter_spec())
+    model = onnx.load(path)
+    other = model.metadata_props.add()
+    other.key, other.value = "author", "somebody"
+    changed = painter_spec(license="MIT")
+    changed.write_metadata(model)
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    assert len(model.metadata_props) == 2
+    assert metadata["author"] == "somebody"
+    assert ModelSpec.from_metadata(metadata, source="m.onnx") == changed
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(painter_spec().to_json(indent=2), encoding="utf-8")
+    assert ModelSpec.from_file(path) == painter_spec()
+    assert ModelSpec.from_file(str(path)) == painter_spec()
+
+
+def test_missing_spec_shows_a_usable_example() -> None:
+    with pytest.raises(ModelError, match=r"--spec spec\.json") as caught:
+        ModelSpec.from_metadata({}, source="foreign.onnx")
+    example = str(caught.value)[str(caught.value).index("{\n") :]
+    assert ModelSpec.from_json(example).num_keypoints == 2
+
+
+@pytest.mark.parametrize("missing", sorted(minimal()))
+def test_required_keys(missing: str) -> None:
+    data = minimal()
+    del data[missing]
+    with pytest.raises(ModelError, match=rf"'{missing}'\] are missing"):
+        ModelSpec.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": 1}, "unknown keys.*colour"),
+        ({"schema": 2}, "schema 2"),
+        ({"input_size": [192]}, "input_size"),
+        ({"input_size": "192x256"}, "wrong kind"),
+        ({"input_size": [192.0, 256]}, "integers"),
+        ({"heatmap_size": [48, 1]}, "heatmap_size"),
+        ({"keypoint_names": []}, "empty"),
+        ({"keypoint_names": ["a", "a"]}, "twice"),
+        ({"flip_indices": [0, 0]}, "permutation"),
+        ({"flip_indices": [0]}, "permutation"),
+        ({"skeleton": [[0, 2]]}, "skeleton"),
+        ({"colors": [[0, 0, 0]]}, "colors"),
+        ({"colors": [[0, 0, 300], [0, 0, 0]]}, "0..255"),
+        ({"codec": "simcc"}, "codec must be one of msra, udp"),
+        ({"refinement": "best"}, "refinement"),
+        ({"sampling": "cubic"}, "sampling"),
+        ({"blur_kernel": 10}, "odd"),
+        ({"blur_kernel": 11.0}, "integer"),
+        ({"codec": "udp", "flip_shift": True}, "flip_shift"),
+        ({"std": [1, 1, 0]}, "std"),
+        ({"padding": 0}, "padding"),
+        ({"metrics": {"PCK": "good"}}, "number"),
+        ({"training": {"epochs": 3}}, "string"),
+    ],
+)
+def test_unusable_values(change: dict, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        ModelSpec.from_json(json.dumps({**minimal(), **change}))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "3"])
+def test_text_that_is_not_an_object(text: str) -> None:
+    with pytest.raises(ModelError, match="expected"):
+        ModelSpec.from_json(text)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        ModelSpec.from_file(tmp_path / "missing.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ModelError, match="not a text file"):
+        ModelSpec.from_file(tmp_path / "binary.json")
