@@ -147,7 +147,7 @@ def demo(
 def _print_demo(report: DemoReport, title: str) -> None:
     import numpy as np
 
-    accuracy = Table(title=f"Landmark error ({title})", title_justify="left")
+    accuracy = Table()
     for heading in ("mean", "median", "of box side", "PCK@0.05", "PCK@0.1", "PCK@0.2"):
         accuracy.add_column(heading, justify="right")
     accuracy.add_row(
@@ -156,14 +156,17 @@ def _print_demo(report: DemoReport, title: str) -> None:
         f"{100 * report.relative_errors.mean():.2f} %",
         *(f"{report.pck(threshold):.3f}" for threshold in (0.05, 0.1, 0.2)),
     )
-    latency = Table(title="Latency of one frame with one box, ms", title_justify="left")
+    latency = Table()
     latency.add_column("stage")
     for heading in ("p50", "p95"):
         latency.add_column(heading, justify="right")
     for stage, values in report.latencies.items():
         name = "end to end" if stage == "total" else stage
         latency.add_row(name, *(f"{np.percentile(values, q):.2f}" for q in (50, 95)))
-    console.print(accuracy, latency)
+    console.print(f"Landmark error ({escape(title)})", accuracy, sep="\n", soft_wrap=True, highlight=False)
+    console.print(
+        "Latency of a frame with one box, ms, after warm-up", latency, sep="\n", soft_wrap=True, highlight=False
+    )
     console.print(
         f"Clip {escape(str(report.video))}, poster {escape(str(report.poster))}", soft_wrap=True, highlight=False
     )

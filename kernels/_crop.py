@@ -246,7 +246,7 @@ def _sample_opencv4_numpy(
 def _remap_is_exact() -> bool:
     """Whether this build of OpenCV keeps integer maps in integers (x86 wheels of 4.12 and 5.0 do; a vendor's may not).
 
-    Decided once, on a small frame with every fraction and all four borders in it; it costs under 2 ms.
+    Decided once, on a small frame, rotated and not, beyond all four borders; about 2 ms on an idle core.
     """
     frame = np.random.default_rng(0).integers(0, 256, (37, 41, 3), dtype=np.uint8)
     inverses = np.array([[[0.9, 0.31, -6.0], [-0.29, 0.83, 7.0]], [[1.03125, 0.0, -9.5], [0.0, 0.96875, -8.25]]])

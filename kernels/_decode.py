@@ -23,7 +23,7 @@ DARK_FLOOR = 1e-10  # DARK takes the logarithm of max(value, 1e-10)
 UDP_FLOOR, UDP_CEILING = 1e-3, 50.0  # UDP of min(max(value, 1e-3), 50)
 MARGIN = 1e-3  # relative; keeps the float32 rounding of the blur (1e-6) on the safe side of a floor or ceiling
 HALF_INFINITY = 0x7C00  # the bits of +inf in float16; larger ones, as int16, are NaN
-MAX_AMPLIFICATION = 2e4  # cells for each unit of a logarithm: 8 at a clean peak, 6 % of uniform noise is above
+MAX_AMPLIFICATION = 2e4  # cells for each unit of a logarithm: 11 at a clean peak, 6 % of uniform noise is above
 
 
 def decode_heatmaps(

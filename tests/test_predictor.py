@@ -290,37 +290,6 @@ def test_closed_predictor_says_so(udp: Path) -> None:
     assert "closed" in repr(predictor)
 
 
-def test_unknown_name_lists_the_bundled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgepose.models.bundled_models", lambda: {"garment-landmarks": Path("x")})
-    with pytest.raises(ModelError, match=r"Did you mean 'garment-landmarks'.*Bundled: garment-landmarks"):
-        Predictor("garment-landmark")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "kind", "message"),
-    [
-        ("missing.onnx", None, ModelError, "no model file"),
-        ("empty.onnx", b"", ModelError, "empty"),
-        ("corrupt.onnx", b"\x08\x07not a model", ModelError, "does not load"),
-        ("text.onnx", b"hello", ModelError, "does not load"),
-        ("pointer.onnx", b"version https://git-lfs.github.com/spec/v1\n", ModelError, "git lfs pull"),
-        ("model.engine", b"x", EngineError, "not in this version"),
-        ("best.pth", b"x", ModelError, "edgepose export"),
-    ],
-)
-def test_unusable_model_files(tmp_path: Path, name: str, content: bytes | None, kind: type, message: str) -> None:
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(kind, match=message):
-        Predictor(path)
-
-
-def test_folder_is_not_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is a folder"):
-        Predictor(tmp_path)
-
-
 def test_truncated_model(tmp_path: Path, udp: Path) -> None:
     path = tmp_path / "cut.onnx"
     path.write_bytes(udp.read_bytes()[:-200])

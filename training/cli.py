@@ -51,10 +51,9 @@ def evaluate(
     flip_test: Annotated[bool, typer.Option("--flip-test", help="Average with the mirrored crop.")] = False,
 ) -> None:
     """Score a model on labelled images, inside their true boxes: PCK, AUC, EPE, and PCK@0.05 of each landmark."""
+    from edgepose.predictor import Predictor
     from edgepose.training.dataset import load_coco
     from edgepose.training.evaluate import evaluate_predictor
-
-    from edgepose.predictor import Predictor
 
     with Predictor(model, flip_test=flip_test) as predictor:
         spec = predictor.spec
@@ -78,9 +77,8 @@ def synthesize(
     photos: Annotated[Path | None, typer.Option(help="Photos to cut backgrounds and cloth from.")] = None,
 ) -> None:
     """Render a data set of garments with exact landmarks."""
-    from edgepose.training.synthesize import synthesize as render
-
     from edgepose.cli import track
+    from edgepose.training.synthesize import synthesize as render
 
     for _ in track(render(output, count, seed=seed, outlines=outlines, photos=photos), count, "rendering"):
         pass

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from edgepose.training.codecs import encode
-from edgepose.training.transforms import Augmentation, augmented_crop
 from torch.utils.data import Dataset
 
 from edgepose.errors import InputError
 from edgepose.geometry import crop_affines
 from edgepose.spec import ModelSpec
+from edgepose.training.codecs import encode
+from edgepose.training.transforms import Augmentation, augmented_crop
 
 __all__ = ["Annotation", "LandmarkDataset", "load_coco", "read_frame"]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from edgepose.kernels.reference import crop_warp, decode_heatmaps
-from edgepose.training import metrics
-from edgepose.training.dataset import Annotation, read_frame
 
 from edgepose.errors import InputError
 from edgepose.geometry import crop_affines, heatmap_to_crop, invert_affines, transform_points
+from edgepose.kernels.reference import crop_warp, decode_heatmaps
 from edgepose.predictor import Predictor
 from edgepose.spec import ModelSpec
+from edgepose.training import metrics
+from edgepose.training.dataset import Annotation, read_frame
 
 __all__ = ["Evaluation", "evaluate", "evaluate_predictor", "score"]
 

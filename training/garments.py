@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+
+from edgepose.errors import InputError
+from edgepose.spec import ModelSpec
 from edgepose.training import models
 from edgepose.training.dataset import LandmarkDataset, load_coco
 from edgepose.training.train import Schedule, Trainer
 from edgepose.training.transforms import Augmentation
-
-from edgepose.errors import InputError
-from edgepose.spec import ModelSpec
 
 __all__ = ["ABSENT", "ARCHITECTURE", "STAGES", "Stage", "garment_spec", "train_garment_landmarks"]
 
@@ -110,7 +110,7 @@ def train_garment_landmarks(
         spec,
         metrics=result.metrics(),
         training={
-            "data": f"{len(real)} real photos, {len(synthetic)} synthetic garments; validated on {len(validation)} photos",
+            "data": f"{len(real)} photos, {len(synthetic)} rendered garments; validated on {len(validation)} photos",
             "command": f"edgepose train garment-landmarks --data {data.name}"
             + (" --extra synthetic.json" if extra else ""),
             "date": datetime.date.today().isoformat(),

@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from edgepose.training.synthetic import load_outlines, render_garment
 
 from edgepose.errors import InputError
+from edgepose.training.synthetic import load_outlines, render_garment
 
 __all__ = ["synthesize"]
 

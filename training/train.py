@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgepose.training.dataset import Annotation, LandmarkDataset
-from edgepose.training.evaluate import Evaluation, evaluate
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Sampler
 
 from edgepose.errors import InputError
 from edgepose.spec import ModelSpec
+from edgepose.training.dataset import Annotation, LandmarkDataset
+from edgepose.training.evaluate import Evaluation, evaluate
 
 __all__ = ["Schedule", "Trainer", "heatmap_loss"]
 

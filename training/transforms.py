@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from edgepose.kernels.reference import crop_warp
 
 from edgepose.geometry import transform_points
+from edgepose.kernels.reference import crop_warp
 from edgepose.spec import ModelSpec
 
 __all__ = ["Augmentation", "augmented_crop"]

@@ -12,8 +12,8 @@ from edgepose.errors import ModelError
 from edgepose.training import recipes
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'edgepose[train]'")
-from edgepose.training import models  # noqa: E402  (imports torch)
-from edgepose.training.checkpoint import describe_checkpoint, load_checkpoint  # noqa: E402
+from edgepose.training import models
+from edgepose.training.checkpoint import describe_checkpoint, load_checkpoint
 
 
 @pytest.fixture(scope="module")

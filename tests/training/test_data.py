@@ -136,7 +136,10 @@ def test_a_sample_is_repeatable_and_epochs_differ(garments: Path) -> None:
         (lambda d: d["annotations"][1].update(image_id=99), "annotation 2: its image_id or category_id"),
         (lambda d: d["annotations"][1].update(keypoints=[1, 2, 2]), "annotation 2: expected 8 keypoints"),
         (lambda d: d["annotations"][1].update(bbox=[900, 900, 5, 5]), "annotation 2: its box .* has no area"),
-        (lambda d: d["images"][1].update(file_name="gone.jpg"), r"annotation 2: image not found; looked for .*gone\.jpg"),
+        (
+            lambda d: d["images"][1].update(file_name="gone.jpg"),
+            r"annotation 2: image not found; .*gone\.jpg",
+        ),
     ],
 )
 def test_a_broken_annotation_file_is_named(garments: Path, damage: object, message: str) -> None:

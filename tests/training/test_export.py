@@ -19,9 +19,9 @@ from edgepose.training import recipes
 from edgepose.training.fashion import DEEPFASHION, DEEPFASHION2, DEEPFASHION2_CHANNELS, LandmarkSet
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'edgepose[train]'")
-from edgepose.training import export, models  # noqa: E402  (import torch)
-from edgepose.training.export import export_onnx, export_recipe  # noqa: E402
-from edgepose.training.models import hrnet  # noqa: E402
+from edgepose.training import export, models
+from edgepose.training.export import export_onnx, export_recipe
+from edgepose.training.models import hrnet
 
 # ONNX Runtime against PyTorch, relative to the largest value: the order of fp32 sums. Worst seen 1.6e-6.
 TOLERANCE = 1e-5

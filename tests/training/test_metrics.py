@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgepose.training.metrics import auc, epe, pck, pck_per_keypoint
 
 from edgepose.errors import InputError
+from edgepose.training.metrics import auc, epe, pck, pck_per_keypoint
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
 VECTORS = np.load(DATA / "metrics.npz")

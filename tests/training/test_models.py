@@ -16,7 +16,7 @@ from edgepose.errors import InputError
 from edgepose.kernels import reference
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'edgepose[train]'")
-from edgepose.training import models  # noqa: E402  (imports torch)
+from edgepose.training import models
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
 FACTS = json.loads((DATA / "models.json").read_text())

@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from edgepose.errors import InputError
 from edgepose.training.synthetic import (
     GARMENT_TYPES,
     GarmentSample,
@@ -21,8 +23,6 @@ from edgepose.training.synthetic.outlines import outline_template
 from edgepose.training.synthetic.render import draw_scene, sample_scene, truth
 from edgepose.training.synthetic.templates import sample_template
 from edgepose.training.synthetic.warp import Warp, sample_waves
-
-from edgepose.errors import InputError
 
 SHARED_OUTLINES = Path(__file__).resolve().parents[3] / "shared" / "data" / "artf_outlines"
 LANDMARKS = {"upper": [0, 1, 2, 3, 6, 7], "lower": [4, 5, 6, 7], "full": list(range(8))}

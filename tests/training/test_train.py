@@ -52,7 +52,7 @@ def test_the_loss_leaves_out_what_is_not_labelled() -> None:
     assert float(heatmap_loss(predicted, target, weights, foreground=3.0)) > expected
 
 
-def test_the_loss_falls_and_the_averaged_weights_are_the_ones_kept(annotations: list[Annotation], tmp_path: Path) -> None:
+def test_the_loss_falls_and_averaged_weights_are_kept(annotations: list[Annotation], tmp_path: Path) -> None:
     run = trainer(annotations, tmp_path, replace(SCHEDULE, epochs=8))
     lines: list[str] = []
     run.fit(lines.append)

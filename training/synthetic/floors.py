@@ -34,9 +34,8 @@ def _grain(canvas: Image, rng: np.random.Generator, gain: float, kernel: tuple[i
     field = noise_field()[:, :, 0]
     y, x = (int(v) for v in rng.integers(0, 300, 2))
     part = np.ascontiguousarray(field[y : y + 460, x : x + 460])
-    part = cv2.blur(part, kernel)
-    part = cv2.resize(part, (w, h), interpolation=cv2.INTER_LINEAR)
-    cv2.addWeighted(canvas, 1.0, cv2.merge([part] * 3), gain, -128 * gain, dst=canvas)
+    streaks = cv2.resize(cv2.blur(part, kernel), (w, h), interpolation=cv2.INTER_LINEAR)
+    cv2.addWeighted(canvas, 1.0, cv2.merge([streaks] * 3), gain, -128 * gain, dst=canvas)
 
 
 def _wood(rng: np.random.Generator, canvas: Image) -> None:
@@ -80,7 +79,7 @@ def _sheet(rng: np.random.Generator, canvas: Image) -> None:
     if rng.random() < 0.55:
         swatch[:] = swatch[0, 0]
     zoom = float(rng.uniform(0.5, 1.8))
-    swatch = cv2.resize(swatch, None, fx=zoom, fy=zoom)
+    swatch = np.asarray(cv2.resize(swatch, None, fx=zoom, fy=zoom), np.uint8)
     canvas[:] = cv2.copyMakeBorder(
         swatch, 0, max(0, side - swatch.shape[0]), 0, max(0, side - swatch.shape[1]), cv2.BORDER_WRAP
     )[:side, :side]
@@ -115,7 +114,7 @@ def background(
         ph, pw = photo.shape[:2]
         zoom = max(w / pw, h / ph) * float(rng.uniform(1.0, 1.8))
         angle, shift = float(rng.choice([0, 90, 180, 270])) + float(rng.normal(0, 6)), rng.uniform(-0.2, 0.2, 2)
-        matrix = cv2.getRotationMatrix2D((pw / 2, ph / 2), angle, zoom)
+        matrix = np.asarray(cv2.getRotationMatrix2D((pw / 2, ph / 2), angle, zoom), float)
         matrix[:, 2] += np.array([w / 2 - pw / 2, h / 2 - ph / 2]) + shift * size
         return np.asarray(cv2.warpAffine(photo, matrix, (w, h), borderMode=cv2.BORDER_REFLECT), np.uint8)
     side = int(max(w, h) * 0.9)
@@ -125,7 +124,7 @@ def background(
     painter(rng, canvas)
     zoom = float(rng.uniform(1.15, 2.0))
     turn = float(rng.normal(0, 2) if painter is _wall else rng.choice([0, 90, rng.uniform(0, 180)]) + rng.normal(0, 4))
-    matrix = np.vstack([cv2.getRotationMatrix2D((side / 2, side / 2), turn, zoom), [0, 0, 1]])
+    matrix = np.vstack([cv2.getRotationMatrix2D((side / 2, side / 2), turn, zoom), [0, 0, 1]]).astype(float)
     matrix[:2, 2] += np.array([w - side, h - side]) / 2
     tilt = np.array([[1, 0, -w / 2], [0, 1, -h / 2], [0, 0, 1]], float)
     lean = np.eye(3)

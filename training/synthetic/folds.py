@@ -96,12 +96,12 @@ def _scratches(seed: int) -> Image:
         along, across = t * length, (t**2 - 1) * bend * length
         c, s = np.cos(turn), np.sin(turn)
         line = np.stack([x + along * c - across * s, y + along * s + across * c], -1)
-        width = max(2, int(_SIDE * rng.uniform(0.004, 0.012)))
+        width = max(2, int(_SIDE * rng.uniform(0.003, 0.009)))
         ridge = np.zeros((_SIDE, _SIDE), np.float32)
         for offset, level in ((-0.5, -1.0), (0.5, 0.8)):
             spots = line + np.array([-s, c]) * offset * width
             cv2.polylines(ridge, [np.round(spots * 8).astype(np.int32)], False, level, width, cv2.LINE_AA, 3)
-        total += cv2.blur(ridge, (width + 1, width + 1)) * float(rng.uniform(30, 90))
+        total += cv2.blur(ridge, (width + 1, width + 1)) * float(rng.uniform(15, 60))
     return (total + 128).clip(0, 255).astype(np.uint8)
 
 
@@ -141,4 +141,4 @@ def fold_map(rng: np.random.Generator, side: int, kinds: Sequence[str] = (), str
     if rng.random() < 0.75:
         sharp = _view(rng, "scratches", side, float(rng.uniform(1.0, 1.5)))
         folds = cv2.addWeighted(folds, 1.0, sharp, gains[2], -128 * gains[2])
-    return np.asarray(cv2.max(cv2.min(folds, 235.0), 20.0), np.uint8)
+    return np.asarray(np.clip(folds, 20, 235), np.uint8)

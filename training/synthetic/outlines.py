@@ -113,7 +113,7 @@ def outline_template(rng: np.random.Generator, outlines: Sequence[Outline], garm
     if flip:
         landmarks = landmarks[[1, 0, 3, 2, 5, 4, 7, 6]]
     items: list[Part | Line] = [Part(polygon, shadow=0.5)]
-    items += [Line(arc(*(s * stretch), 0.05), 0.005, 0.75) for s in chosen.seams]
+    items += [Line(arc(s[0] * stretch, s[1] * stretch, 0.05), 0.005, 0.75) for s in chosen.seams]
     upper = chosen.garment_type == "short_sleeved_shirt"
     left, right = landmarks[:2] if upper else landmarks[4:6]
     width = float(np.linalg.norm(right - left))

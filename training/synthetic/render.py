@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from .warp import Warp, fit_homography, sample_waves
 __all__ = ["GarmentSample", "Scene", "draw_scene", "render_garment", "sample_scene"]
 
 _FOLD_SPAN = 1.7  # garment units that a fold map covers
+_NO_MAP: Any = None  # remap: the first map has both coordinates
 _SUB = 4  # fractional bits of polygon vertices
 
 
@@ -179,6 +180,10 @@ def _rim_table(rim: float) -> Image:
     return (255 * (1 - rim * (1 - np.clip((x - 0.4) / 0.6, 0, 1)) ** 1.5)).astype(np.uint8)
 
 
+def _alpha(mask: Image) -> Float:
+    return np.asarray(mask * np.float32(1 / 255), np.float32)
+
+
 @dataclass(frozen=True)
 class _Painter:
     """One picture in the making; its methods draw in place."""
@@ -210,11 +215,11 @@ class _Painter:
         turn, zoom = part.angle + scene.grain, reach / scene.zoom
         c, s = np.cos(turn) * zoom, np.sin(turn) * zoom
         tile_map = cv2.transform(uv, np.array([[c, s, TILE * 40.3], [-s, c, TILE * 40.7]], np.float32))
-        cloth = cv2.remap(scene.swatches[part.role], tile_map, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        cloth = cv2.remap(scene.swatches[part.role], tile_map, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         cloth = cv2.multiply(cloth, cv2.merge([shade] * 3), scale=1 / 128)
         if scene.motif is not None and part.role == "cloth" and part.angle == 0.0:
             cloth = self._print(np.asarray(cloth, np.uint8), scene.motif, uv, shade)
-        alpha = cv2.multiply(mask, 1 / 255.0, dtype=cv2.CV_32F)
+        alpha = _alpha(mask)
         target = self.canvas[window]
         target[:] = cv2.blendLinear(cloth, np.ascontiguousarray(target), alpha, 1 - alpha)
         np.maximum(self.silhouette[window], mask, out=self.silhouette[window])
@@ -225,7 +230,7 @@ class _Painter:
         k = folds.shape[0] / _FOLD_SPAN
         shift = folds.shape[0] / 2 + 0.1 * k * part.angle
         fold_map_at = cv2.transform(uv, np.array([[k, 0, shift], [0, k, shift - k * 0.5]], np.float32))
-        shade = cv2.remap(folds, fold_map_at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        shade = cv2.remap(folds, fold_map_at, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         table = _rim_table(round(self.scene.rim, 2) if part.role != "inner" else 0.6)
         rim = cv2.LUT(_soften(mask, max(1.5, self.scene.pixels_per_unit * 0.011)), table)
         return np.asarray(cv2.multiply(shade, rim, scale=part.shade / 255), np.uint8)
@@ -234,9 +239,9 @@ class _Painter:
         x, y, half = self.scene.template.chest
         k = 64 / half
         spot = cv2.transform(uv, np.array([[k, 0, 64 - k * x], [0, k, 64 - k * y]], np.float32))
-        art = cv2.remap(motif, spot, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        art = cv2.remap(motif, spot, _NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
         ink = cv2.multiply(np.ascontiguousarray(art[..., :3]), cv2.merge([shade] * 3), scale=1 / 128)
-        alpha = cv2.multiply(np.ascontiguousarray(art[..., 3]), 1 / 255.0, dtype=cv2.CV_32F)
+        alpha = _alpha(art[..., 3])
         return np.asarray(cv2.blendLinear(ink, cloth, alpha, 1 - alpha), np.uint8)
 
     def line(self, line: Line) -> None:
@@ -291,8 +296,7 @@ def truth(scene: Scene, warp: Warp, image: Image, silhouette: Image) -> GarmentS
     visible = (template.visible * inside).astype(np.float32)
     x, y, bw, bh = cv2.boundingRect(silhouette)
     box = np.array([x, y, x + bw, y + bh], np.float32)
-    category: Literal["upper", "lower", "full"] = template.category
-    return GarmentSample(image, keypoints * visible[:, None], visible, box, category, template.garment_type)
+    return GarmentSample(image, keypoints * visible[:, None], visible, box, template.category, template.garment_type)
 
 
 def render_garment(

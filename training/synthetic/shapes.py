@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,7 +34,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-CATEGORY_OF = {
+CATEGORY_OF: dict[str, Literal["upper", "lower", "full"]] = {
     "short_sleeved_shirt": "upper",
     "long_sleeved_shirt": "upper",
     "short_sleeved_outwear": "upper",
@@ -87,7 +88,7 @@ class Template:
     hangs_from: Array  # (2, 2) the two ends of a hanger's bar
 
     @property
-    def category(self) -> str:
+    def category(self) -> Literal["upper", "lower", "full"]:
         return CATEGORY_OF[self.garment_type]
 
 

@@ -33,7 +33,7 @@ def cloth_color(rng: np.random.Generator) -> Float:
     """A colour that clothes have, (3,) BGR 0–255: mostly black, white, navy and grey, sometimes anything."""
     if rng.random() < 0.22:
         hsv = np.array([[[rng.integers(180), rng.integers(40, 235), rng.integers(50, 245)]]], np.uint8)
-        return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
+        return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0], np.float32)
     base = np.array(_NAMED[int(np.searchsorted(_CUMULATIVE, rng.random()))][0], np.float32)
     return (base * float(rng.normal(1, 0.12)) + rng.normal(0, 9, 3)).clip(8, 248).astype(np.float32)
 

@@ -49,7 +49,8 @@ def _upper_measures(rng: np.random.Generator, garment_type: str) -> dict[str, fl
             m |= {"waist_y": u(0.38, 0.44), "waist_x": chest * u(0.97, 1.05), "hem_x": chest * u(0.95, 1.4)}
         else:
             m["hem_x"] = max(chest * u(0.9, 1.3), u(0.17, 0.42) if chance(rng, 0.75) else u(0.35, 0.6))
-        m["bell"] = u(0.3, 0.95) if chance(rng, 0.75) else u(0.9, 1.2)
+        bell = u(0.3, 0.95) if chance(rng, 0.75) else u(0.9, 1.2)
+        m["bell"] = min(bell, 0.75) if m["hem_x"] > m["waist_x"] + 0.18 else bell  # a wide skirt is no hoop
     else:
         chest = float(np.clip(rng.normal(0.43 if "short" in garment_type else 0.39, 0.08), 0.24, 0.68))
         neck = u(0.1, 0.2) * (chest / 0.42) ** 0.5
