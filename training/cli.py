@@ -28,6 +28,9 @@ def train(
     extra: Annotated[
         Path | None, typer.Option(help="synthetic.json of `edgepose synthesize`, mixed into the training data.")
     ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Photos of single garments that the model may label itself, after stage 1.")
+    ] = None,
     device: Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Data loading processes.")] = 2,
 ) -> None:
@@ -37,9 +40,11 @@ def train(
     if model != "garment-landmarks":
         raise InputError(f"{model!r} cannot be trained by this version: expected garment-landmarks")
     from edgepose.training.export import export_onnx
-    from edgepose.training.garments import train_garment_landmarks
+    from edgepose.training.garment_landmarks import train_garment_landmarks
 
-    network, spec = train_garment_landmarks(data, output, extra=extra, device=device, workers=workers)
+    network, spec = train_garment_landmarks(
+        data, output, extra=extra, unlabelled=unlabelled, device=device, workers=workers
+    )
     report = export_onnx(network.cpu(), spec, output / f"{model}.onnx", weights="fp16")
     figures = ", ".join(f"{name} {value:.4g}" for name, value in spec.metrics.items())
     console.print(f"{escape(str(report.path))}: {report.bytes / 1e6:.1f} MB, {figures}", soft_wrap=True)
@@ -52,7 +57,7 @@ def evaluate(
 ) -> None:
     """Score a model on labelled images, inside their true boxes: PCK, AUC, EPE, and PCK@0.05 of each landmark."""
     from edgepose.predictor import Predictor
-    from edgepose.training.dataset import load_coco
+    from edgepose.training.coco import load_coco
     from edgepose.training.evaluate import evaluate_predictor
 
     with Predictor(model, flip_test=flip_test) as predictor:

@@ -14,7 +14,7 @@ from edgepose.kernels.reference import crop_warp, decode_heatmaps
 from edgepose.predictor import Predictor
 from edgepose.spec import ModelSpec
 from edgepose.training import metrics
-from edgepose.training.dataset import Annotation, read_frame
+from edgepose.training.coco import Annotation, read_frame
 
 __all__ = ["Evaluation", "evaluate", "evaluate_predictor", "score"]
 

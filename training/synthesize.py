@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgepose.errors import InputError
+from edgepose.training.coco import Annotation, write_coco
+from edgepose.training.garments import CATEGORIES, garment_spec
 from edgepose.training.synthetic import load_outlines, render_garment
 
 __all__ = ["synthesize"]
-
-CATEGORIES = ("upper", "lower", "full")
-KEYPOINTS = [f"{side} {part}" for part in ("collar", "sleeve", "waistline", "hem") for side in ("left", "right")]
 
 
 def synthesize(
@@ -60,13 +58,19 @@ def synthesize(
     )
     if photos and not files:
         raise InputError(f"{photos} holds no .jpg or .png picture")
-    records: list[dict[str, Any]] = []
+    done: list[tuple[Annotation, str]] = []
     with ProcessPoolExecutor(workers or os.cpu_count(), initializer=_start, initargs=(outlines, files)) as pool:
         jobs = ((str(folder), seed, index, size) for index in range(count))
-        for record in pool.map(_render, jobs, chunksize=8):
-            records.append(record)
-            yield len(records)
-    _write_coco(folder / "synthetic.json", records, size)
+        for item in pool.map(_render, jobs, chunksize=8):
+            done.append(item)
+            yield len(done)
+    write_coco(
+        folder / "synthetic.json",
+        [annotation for annotation, _ in done],
+        categories=CATEGORIES,
+        keypoint_names=garment_spec().keypoint_names,
+        extras=[{"garment_type": garment_type} for _, garment_type in done],
+    )
 
 
 _outlines: Any = None
@@ -97,7 +101,7 @@ def _patches(rng: np.random.Generator, number: int, border_only: bool) -> list[n
     return patches
 
 
-def _render(job: tuple[str, int, int, tuple[int, int]]) -> dict[str, Any]:
+def _render(job: tuple[str, int, int, tuple[int, int]]) -> tuple[Annotation, str]:
     folder, seed, index, size = job
     rng = np.random.default_rng((seed, index))
     real = bool(_files) and rng.random() < 0.5
@@ -108,37 +112,8 @@ def _render(job: tuple[str, int, int, tuple[int, int]]) -> dict[str, Any]:
         backgrounds=_patches(rng, 1, True) if real else None,
         textures=_patches(rng, 1, False) if real and rng.random() < 0.5 else None,
     )
-    file = f"images/{index:06d}.jpg"
-    if not cv2.imwrite(str(Path(folder) / file), sample.image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
-        raise InputError(f"{folder}/{file} cannot be written")
-    x0, y0, x1, y1 = (round(float(v), 2) for v in sample.box)
-    flat = [
-        value
-        for (x, y), v in zip(sample.keypoints, sample.visible, strict=True)
-        for value in ((round(float(x), 2), round(float(y), 2), 2) if v > 0 else (0.0, 0.0, 0))
-    ]
-    return {
-        "id": index + 1,
-        "image_id": index + 1,
-        "category_id": CATEGORIES.index(sample.category) + 1,
-        "garment_type": sample.garment_type,
-        "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
-        "area": round((x1 - x0) * (y1 - y0), 2),
-        "iscrowd": 0,
-        "keypoints": flat,
-        "num_keypoints": int((sample.visible > 0).sum()),
-    }
-
-
-def _write_coco(path: Path, records: list[dict[str, Any]], size: tuple[int, int]) -> None:
-    images = [
-        {"id": r["id"], "file_name": f"images/{r['id'] - 1:06d}.jpg", "width": size[0], "height": size[1]}
-        for r in records
-    ]
-    categories = [
-        {"id": i + 1, "name": name, "keypoints": KEYPOINTS, "skeleton": []} for i, name in enumerate(CATEGORIES)
-    ]
-    info = {"description": "Rendered garments with exact landmarks, made by edgepose synthesize"}
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"info": info, "images": images, "annotations": records, "categories": categories}))
-    os.replace(part, path)
+    file = Path(folder) / f"images/{index:06d}.jpg"
+    if not cv2.imwrite(str(file), sample.image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
+        raise InputError(f"{file} cannot be written")
+    annotation = Annotation(file, size, sample.box, sample.keypoints, sample.visible, sample.category)
+    return annotation, sample.garment_type

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from edgepose.errors import InputError
 from edgepose.spec import ModelSpec
-from edgepose.training.dataset import Annotation, LandmarkDataset
+from edgepose.training.coco import Annotation
+from edgepose.training.dataset import LandmarkDataset
 from edgepose.training.evaluate import Evaluation, evaluate
 
 __all__ = ["Schedule", "Trainer", "heatmap_loss"]

@@ -15,7 +15,8 @@ from edgepose.kernels.reference import crop_warp, decode_heatmaps
 
 pytest.importorskip("torch", reason="training needs PyTorch: pip install 'edgepose[train]'")
 
-from edgepose.training.dataset import LandmarkDataset, load_coco
+from edgepose.training.coco import load_coco
+from edgepose.training.dataset import LandmarkDataset
 from edgepose.training.garments import ABSENT, garment_spec
 from edgepose.training.synthesize import synthesize
 from edgepose.training.transforms import Augmentation, augmented_crop

@@ -11,7 +11,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'edgepose[train]'")
 
 from edgepose.errors import InputError
-from edgepose.training.dataset import Annotation, LandmarkDataset, load_coco
+from edgepose.training.coco import Annotation, load_coco
+from edgepose.training.dataset import LandmarkDataset
 from edgepose.training.garments import garment_spec
 from edgepose.training.synthesize import synthesize
 from edgepose.training.train import EpochSampler, Schedule, Trainer, heatmap_loss

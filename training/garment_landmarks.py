@@ -1,0 +1,126 @@
+"""How `garment-landmarks`, the bundled model, is trained: `edgepose train garment-landmarks`."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from edgepose.errors import InputError
+from edgepose.predictor import Predictor
+from edgepose.spec import ModelSpec
+from edgepose.training import models
+from edgepose.training.coco import Annotation, load_coco, write_coco
+from edgepose.training.dataset import LandmarkDataset
+from edgepose.training.export import export_onnx
+from edgepose.training.garments import ABSENT, CATEGORIES, garment_spec
+from edgepose.training.pseudo import pseudo_label
+from edgepose.training.train import Schedule, Trainer
+from edgepose.training.transforms import Augmentation
+
+__all__ = ["ARCHITECTURE", "STAGES", "Stage", "train_garment_landmarks"]
+
+ARCHITECTURE = "resnet18_w40"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the run: a resolution and its schedule."""
+
+    input_size: tuple[int, int]
+    schedule: Schedule
+
+
+# Coarse first: a step at 128x160 costs 0.4 of one at 192x256, and which part is which can be learnt there.
+STAGES = (
+    Stage((128, 160), Schedule(epochs=60, learning_rate=1.5e-3, final_rate=0.2, extra_first=2000, extra_last=500)),
+    Stage((192, 256), Schedule(epochs=70, learning_rate=6e-4, extra_first=400, extra_last=100, seed=1)),
+)
+
+
+def train_garment_landmarks(
+    data: str | Path,
+    output: str | Path,
+    *,
+    extra: str | Path | None = None,
+    unlabelled: str | Path | None = None,
+    device: str = "cpu",
+    stages: Sequence[Stage] = STAGES,
+    workers: int = 2,
+    log: Callable[[str], None] = print,
+) -> tuple[torch.nn.Module, ModelSpec]:
+    """Train (or go on training) the bundled model.
+
+    Args:
+        data: a folder with train.json and val.json (COCO, 8 keypoints) and their images.
+        output: checkpoints and TensorBoard events of stage 1, 2, … go to ``output/1``, ``output/2``, …
+        extra: a COCO file of rendered garments, as ``edgepose synthesize`` writes it.
+        unlabelled: a folder of photos of single garments. After the first stage the model labels them, and those that
+            it is sure of (``output/pseudo.json``) count as photos from then on.
+        device: a torch device.
+        stages: resolutions and schedules; each stage starts from the averaged weights of the one before.
+        workers: data loading processes.
+        log: gets a line for each evaluation.
+
+    Returns:
+        The model with its averaged weights, and its spec with the validation figures.
+    """
+    data, output = Path(data), Path(output)
+    labelled = load_coco(data / "train.json", 8)
+    validation = load_coco(data / "val.json", 8)
+    rendered = load_coco(extra, 8) if extra else []
+    if not stages:
+        raise InputError("stages is empty: give at least one Stage")
+    torch.manual_seed(stages[0].schedule.seed)
+    model = models.create(ARCHITECTURE, 8)
+    photos = labelled
+    for number, stage in enumerate(stages, 1):
+        spec, seed = garment_spec(stage.input_size), stage.schedule.seed
+        dataset = LandmarkDataset(photos + rendered, spec, augmentation=Augmentation(), absent=ABSENT, seed=seed)
+        folder = output / str(number)
+        trainer = Trainer(
+            model, spec, dataset, validation, stage.schedule, folder, real=len(photos), device=device, workers=workers
+        )
+        trainer.resume()
+        trainer.fit(log)
+        model.load_state_dict(trainer.averaged)
+        result = trainer.evaluate()
+        if number == 1 and unlabelled is not None:
+            photos = labelled + _self_labelled(model, spec, Path(unlabelled), output, log)
+    names = f"--data {data.name}" + (" --extra synthetic.json" if extra else "")
+    names += f" --unlabelled {Path(unlabelled).name}" if unlabelled else ""
+    return model.eval(), replace(
+        spec,
+        metrics=result.metrics(),
+        training={
+            "data": f"{len(labelled)} labelled photos, {len(photos) - len(labelled)} photos that the model labelled "
+            f"itself, {len(rendered)} rendered garments; validated on {len(validation)} other photos",
+            "command": f"edgepose train garment-landmarks {names}",
+            "date": datetime.date.today().isoformat(),
+        },
+    )
+
+
+def _self_labelled(
+    model: torch.nn.Module, spec: ModelSpec, photos: Path, output: Path, log: Callable[[str], None]
+) -> list[Annotation]:
+    """The photos that the model is sure of, with its labels; kept in ``output/pseudo.json`` for a resumed run."""
+    path = output / "pseudo.json"
+    if not path.exists():
+        report = export_onnx(model, spec, output / "labeller.onnx")
+        with Predictor(report.path, flip_test=True) as predictor:
+            answers = [answer for _, answer in pseudo_label(predictor, photos)]
+        sure = [answer for answer in answers if answer is not None]
+        log(f"the model labelled {len(sure)} of {len(answers)} photos of {photos.name}")
+        write_coco(
+            path,
+            [annotation for annotation, _ in sure],
+            categories=CATEGORIES,
+            keypoint_names=spec.keypoint_names,
+            visibility=1,
+            extras=[{"spread": round(spread, 5)} for _, spread in sure],
+        )
+    return load_coco(path, 8)
