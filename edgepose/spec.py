@@ -82,6 +82,14 @@ class ModelSpec:
     training: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        try:  # lists are welcome, but a spec is a value: it holds tuples, so that equal specs compare equal
+            for name in ("input_size", "heatmap_size", "keypoint_names", "flip_indices", "mean", "std"):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+            for name in ("skeleton", "colors"):
+                object.__setattr__(self, name, tuple(tuple(row) for row in getattr(self, name)))
+        except TypeError:
+            value = getattr(self, name)
+            raise ModelError(f"ModelSpec {self.name!r}: {name} must be a sequence, got {value!r}") from None
         for problem in self._problems():
             raise ModelError(f"ModelSpec {self.name!r}: {problem}")
 

@@ -113,3 +113,11 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ModelError, match="not a text file"):
         ModelSpec.from_file(tmp_path / "binary.json")
+
+
+def test_lists_become_tuples_so_that_equal_specs_compare_equal() -> None:
+    fields = {"name": "a", "flip_indices": [1, 0], "skeleton": [[0, 1]], "input_size": [64, 32]}
+    spec = ModelSpec(heatmap_size=(16, 8), keypoint_names=["left", "right"], **fields)
+    assert spec == ModelSpec.from_json(spec.to_json())
+    with pytest.raises(ModelError, match="skeleton must be a sequence"):
+        ModelSpec(heatmap_size=(16, 8), keypoint_names=["left", "right"], **{**fields, "skeleton": [3]})

@@ -37,7 +37,7 @@ class Stage:
 # Coarse first: a step at 128x160 costs 0.4 of one at 192x256, and which part is which can be learnt there.
 STAGES = (
     Stage((128, 160), Schedule(epochs=60, learning_rate=1.5e-3, final_rate=0.2, extra_first=2000, extra_last=500)),
-    Stage((192, 256), Schedule(epochs=70, learning_rate=6e-4, extra_first=400, extra_last=100, seed=1)),
+    Stage((192, 256), Schedule(epochs=40, learning_rate=6e-4, extra_first=400, extra_last=100, seed=1)),
 )
 
 
