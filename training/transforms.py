@@ -27,8 +27,7 @@ class Augmentation:
     """How much to vary a crop. Angles in degrees, lengths as a fraction of the crop; a probability of 0 is off."""
 
     flip: float = 0.5
-    rotation: float = 30.0  # maximum, reached rarely: normal with a third of it
-    wide_rotation: float = 0.0  # probability of a rotation up to twice the maximum
+    rotation: float = 30.0  # maximum; normally distributed with a third of it as standard deviation
     scale: tuple[float, float] = (0.7, 1.3)
     shift: float = 0.10
     shear: float = 0.10
@@ -85,9 +84,7 @@ def augmented_crop(
 def random_affine(size: tuple[int, int], a: Augmentation, flipped: bool, rng: np.random.Generator) -> Affine:
     """A random (2, 3) map of crop px to crop px about the crop's centre."""
     w, h = size
-    sigma = a.rotation / (1.5 if rng.random() < a.wide_rotation else 3.0)
-    limit = 2 * sigma * 1.5
-    angle = np.deg2rad(np.clip(rng.normal(0, sigma), -limit, limit))
+    angle = np.deg2rad(np.clip(rng.normal(0, a.rotation / 3), -a.rotation, a.rotation))
     scale = np.exp(rng.uniform(np.log(a.scale[0]), np.log(a.scale[1])))
     aspect = np.exp(rng.normal(0, 0.06))
     cos, sin = np.cos(angle), np.sin(angle)
