@@ -35,6 +35,7 @@ class Schedule:
         foreground: how much more a heatmap's peak counts than its background, see :func:`heatmap_loss`.
         extra_first, extra_last: extra (synthetic) samples in the first and in the last epoch, linear between.
         evaluate_every: epochs between evaluations.
+        stop_after: end the run after this epoch, while the cosine still aims at ``epochs``; None: at ``epochs``.
         seed: fixes weights, order and augmentation.
     """
 
@@ -49,6 +50,7 @@ class Schedule:
     extra_first: int = 0
     extra_last: int = 0
     evaluate_every: int = 2
+    stop_after: int | None = None
     seed: int = 0
 
 
@@ -167,13 +169,14 @@ class Trainer:
         )
         with SummaryWriter(str(self.folder)) as writer, Progress(*columns) as progress:
             bar = progress.add_task("training", total=total, completed=self.step)
-            while self.epoch < self.schedule.epochs:
+            last = min(self.schedule.stop_after or self.schedule.epochs, self.schedule.epochs)
+            while self.epoch < last:
                 loss = self._train_epoch(total, lambda: progress.advance(bar))
                 self.epoch += 1
                 writer.add_scalar("loss", loss, self.step)
                 writer.add_scalar("learning_rate", self.rate(self.step, total), self.step)
                 progress.update(bar, description=f"epoch {self.epoch}/{self.schedule.epochs} loss {loss:.5f}")
-                if self.epoch % self.schedule.evaluate_every == 0 or self.epoch == self.schedule.epochs:
+                if self.epoch % self.schedule.evaluate_every == 0 or self.epoch == last:
                     result = self.evaluate()
                     for name, value in result.metrics().items():
                         writer.add_scalar(f"val/{name}", value, self.step)
