@@ -280,12 +280,20 @@ def export(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: a .pth file with MMPose's names.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained: for measuring speed.")] = False,
     precision: Annotated[Precision, typer.Option(help="Of weights, input and output.")] = Precision.fp32,
+    declared: Annotated[
+        bool, typer.Option("--declared", help="hrnet_w48_udp: use the UDP codec that MMPose's configuration declares.")
+    ] = False,
 ) -> None:
     """Write a recipe's network as ONNX, with its spec inside, checked against PyTorch. Needs edgepose[train]."""
     from edgepose.training.export import export_recipe
 
     report = export_recipe(
-        recipe, output, checkpoint=checkpoint, random_weights=random_weights, precision=precision.value
+        recipe,
+        output,
+        checkpoint=checkpoint,
+        random_weights=random_weights,
+        precision=precision.value,
+        declared=declared,
     )
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in vars(report).items():

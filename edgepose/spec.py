@@ -21,7 +21,7 @@ __all__ = ["METADATA_KEY", "Codec", "ModelSpec", "Refinement", "Sampling"]
 
 Codec = Literal["msra", "udp"]
 Refinement = Literal["none", "shift", "dark", "dark_udp"]
-Sampling = Literal["linear", "opencv4"]
+Sampling = Literal["linear", "opencv4", "area"]
 Color = tuple[int, int, int]
 
 METADATA_KEY = "edgepose_spec"
@@ -51,7 +51,8 @@ class ModelSpec:
             right for a ``msra`` model at stride 4, and always off for ``udp``.
         mean, std: RGB normalisation on the 0–255 scale.
         padding: how much larger than the box the crop is.
-        sampling: how the crop is interpolated: ``opencv4`` (fixed point, as the training data was made) or ``linear``.
+        sampling: how the crop is interpolated (see ``kernels.reference.crop_warp``): ``opencv4``, the fixed point that
+            MMPose's models were trained on; ``linear``; ``area``, without aliasing when a large frame is shrunk.
         category: what the model was trained on, for instance ``trousers``; empty: any.
         license: licence of the weights, an SPDX expression where there is one.
         metrics: figures of the training run, for instance ``{"PCK@0.2": 0.98}``.

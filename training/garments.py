@@ -32,5 +32,6 @@ def garment_spec(input_size: tuple[int, int] = (192, 256)) -> ModelSpec:
         ),
         codec="udp",
         refinement="dark_udp",
+        sampling="area",
         license="Apache-2.0",
     )  # fmt: skip

@@ -155,7 +155,7 @@ def test_linear_sampling_follows_the_definition():
                 assert np.abs(rounded[v, u] - exact).max() <= 0.5 + 1e-4
 
 
-@pytest.mark.parametrize("sampling", ["linear", "opencv4"])
+@pytest.mark.parametrize("sampling", ["linear", "opencv4", "area"])
 def test_the_identity_and_half_a_pixel(sampling):
     """An integer is a pixel's centre: the identity copies, a shift by half a pixel averages two neighbours."""
     frame = np.random.default_rng(6).integers(0, 256, (9, 12, 3), dtype=np.uint8)
@@ -165,12 +165,12 @@ def test_the_identity_and_half_a_pixel(sampling):
         frame, identity - [[0, 0, 0.5], [0, 0, 0]], (11, 9), sampling=sampling, mean=(0, 0, 0), std=(1, 1, 1)
     )[0]
     mean = (frame[:, :-1].astype(np.float32) + frame[:, 1:]) / 2
-    if sampling == "opencv4":
+    if sampling != "linear":
         mean = np.floor(mean + 0.5)  # whole levels, half up
     np.testing.assert_array_equal(shifted, mean[..., ::-1].transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("sampling", ["linear", "opencv4"])
+@pytest.mark.parametrize("sampling", ["linear", "opencv4", "area"])
 def test_views_out_and_empty(sampling):
     rng = np.random.default_rng(7)
     big = rng.integers(0, 256, (90, 120, 4), dtype=np.uint8)
@@ -195,6 +195,47 @@ def test_views_out_and_empty(sampling):
     assert reference.crop_warp(fixed, none, (24, 32), sampling=sampling).dtype == np.uint8
     empty = reference.crop_warp(fixed, none, (24, 32), sampling=sampling, mean=MEAN, std=STD, out=buffer[:0])
     assert empty.shape == (0, 3, 32, 24)
+
+
+def halved(frame):
+    """Means of 2x2 pixels, half up; an odd last line is doubled."""
+    padded = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge").astype(int)
+    total = padded[::2, ::2] + padded[1::2, ::2] + padded[::2, 1::2] + padded[1::2, 1::2]
+    return ((total + 2) >> 2).astype(np.uint8)
+
+
+def test_area_sampling_follows_the_definition():
+    """Halve the whole frame, then sample it as opencv4 does: the crop only ever looks at a part of it."""
+    rng = np.random.default_rng(12)
+    for trial in range(60):
+        h, w = rng.integers(1, 400, 2)
+        frame = rng.integers(0, 256, (h, w, 3), dtype=np.uint8)
+        x, y = rng.uniform(-60, (w, h))
+        box = [[x, y, x + rng.uniform(20, 400), y + rng.uniform(20, 400)]]
+        affine = crop_affines(box, (16, 20), rotation=float(rng.uniform(-90, 90)) if trial % 2 else 0.0)
+        span = 1 / np.hypot(*affine[0, 0, :2])  # frame px for a crop px; msra crops are not stretched
+        halvings = max(0, int(np.floor(np.log2(span))))
+        reduced, block = frame, 2**halvings
+        for _ in range(halvings):
+            reduced = halved(reduced)
+        # a pixel of the halved frame is centred on the middle of its block
+        grow = np.array([[block, 0, (block - 1) / 2], [0, block, (block - 1) / 2], [0, 0, 1]])
+        expected = reference.crop_warp(reduced, affine @ grow, (16, 20), sampling="opencv4")
+        crop = reference.crop_warp(frame, affine, (16, 20), sampling="area")
+        # The two inverses differ by rounding (1e-13), which moves a 1/32 px fraction by one step at most, and rarely.
+        difference = np.abs(crop.astype(int) - expected)
+        assert difference.max() <= 8, (trial, difference.max())
+        assert (difference > 0).mean() < 0.02, (trial, (difference > 0).mean())  # seen 0
+
+
+def test_area_sampling_does_not_alias():
+    """Stripes of one pixel, shrunk eightfold, are an even grey; two-tap sampling makes stripes of them again."""
+    frame = np.zeros((800, 800, 3), np.uint8)
+    frame[:, ::2] = 200
+    affine = np.array([[[1 / 8.3, 0, 0.13], [0, 1 / 8.3, -0.2]]])
+    crop = {s: reference.crop_warp(frame, affine, (90, 90), sampling=s)[0] for s in ("area", "opencv4")}
+    assert (crop["area"][2:-2, 2:-2] == 100).all()  # the outermost pixels see the black around the frame
+    assert crop["opencv4"].std() > 30
 
 
 def test_wrong_arguments():

@@ -73,7 +73,7 @@ def test_without_augmentation_a_sample_is_the_runtimes_crop_and_its_target_decod
     annotation = annotations[4]
     affine = crop_affines(annotation.box[None], SPEC.input_size, SPEC.codec)
     frame = cv2.imread(str(annotation.image))
-    np.testing.assert_array_equal(crop.numpy(), crop_warp(frame, affine, SPEC.input_size, sampling="opencv4")[0])
+    np.testing.assert_array_equal(crop.numpy(), crop_warp(frame, affine, SPEC.input_size, sampling=SPEC.sampling)[0])
     locations, scores = decode_heatmaps(heatmaps.numpy()[None], refinement="dark_udp")
     truth = transform_points(annotation.keypoints[None], affine)[0] * ((48 - 1) / (192 - 1), (64 - 1) / (256 - 1))
     seen = annotation.visible > 0
