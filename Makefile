@@ -21,8 +21,9 @@ test:
 test-gpu:  ## the tests that need an NVIDIA GPU and CuPy; they skip, and say so, elsewhere
 	$(PYTHON) -m pytest -m gpu
 
-bench:  ## writes benchmarks/results/latency--DEVICE.json
+bench:  ## writes benchmarks/results/{latency,kernels}--DEVICE.json
 	$(PYTHON) benchmarks/latency.py
+	$(PYTHON) benchmarks/kernels.py
 
 wheel:
 	$(PYTHON) -m build --wheel

@@ -37,7 +37,7 @@ def main() -> None:
         f"decode_heatmaps {name}, 8x294 maps of 64x48": measure(lambda n=name: decode_heatmaps(maps, refinement=n))
         for name in ("none", "shift", "dark", "dark_udp")
     }
-    for sampling in ("opencv4", "linear"):
+    for sampling in ("opencv4", "area", "linear"):
         figures[f"crop_warp {sampling}, 8 crops of 192x256 from 1080p"] = measure(
             lambda s=sampling: crop_warp(
                 frame, affines, (192, 256), sampling=s, mean=IMAGENET_MEAN, std=IMAGENET_STD, out=out

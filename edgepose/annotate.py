@@ -35,6 +35,8 @@ __all__ = ["Annotated", "annotate"]
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
+COUNT_TOLERANCE = 0.05  # headers may be a few frames off; a video that ends earlier than this is cut off
+
 
 @dataclass
 class Annotated:
@@ -44,7 +46,7 @@ class Annotated:
         outputs: the picture or video files that were written.
         json_path: the file with all predictions.
         objects: number of boxes whose landmarks were found.
-        failures: photos that could not be done, with the reason.
+        failures: photos that could not be done, and what is missing from a video, with the reason.
     """
 
     json_path: Path
@@ -67,16 +69,20 @@ def annotate(
     Args:
         predictor: an open predictor.
         source: a photo, a video or a folder of photos.
-        output: a folder; or a file, for a single photo or video.
+        output: a folder, made as needed; or a file, for a single photo or video. A name with a suffix is a file's,
+            unless there is a folder of that name.
         boxes: where the garments are.
         min_score: landmarks below it are not drawn; the JSON holds all of them.
         track: wraps the loop, ``track(items, total, description)``, to show progress; None: silent.
 
     Returns:
         What was written. Photos of a folder that cannot be done are listed in ``failures``; the others are done.
+        So is a video that ends before its header says so or breaks off at an error, with what was done until then
+        written, and frame numbers of boxes that are beyond its end.
 
     Raises:
         InputError: source, output or boxes are not usable, or the output would overwrite the input.
+        EdgePoseError: nothing of a single photo or video could be done, or the JSON file cannot be written.
     """
     kind = kind_of(source)
     track = track or (lambda items, total, description: items)
@@ -86,40 +92,49 @@ def annotate(
     if boxes.path is not None:
         _refuse_overwriting(boxes.path, report.json_path)
     entries: list[dict[str, Any]] = []
-    if kind == "video":
-        target = file or folder / f"{source.stem}.mp4"
-        _refuse_overwriting(source, target)
-        entries = _annotate_video(predictor, source, target, boxes, min_score=min_score, track=track)
-        report.outputs.append(target)
-    else:
-        for photo in track(photos, len(photos), source.name):
-            target = file or folder / photo.name
-            _refuse_overwriting(photo, target)
-            try:
-                frame = read_photo(photo)
-                result = predictor.predict(frame, boxes.for_photo(photo, frame))
-            except InputError as error:
-                if kind == "photo":
-                    raise
-                report.failures.append((photo, str(error)))
-                continue
-            write_photo(target, result.draw(frame, min_score=min_score))
+    try:
+        if kind == "video":
+            target = file or folder / f"{source.stem}.mp4"
+            _refuse_overwriting(source, target)
+            failures = _annotate_video(predictor, source, target, boxes, entries, min_score=min_score, track=track)
             report.outputs.append(target)
-            entries.append(_entry(photo.name, None, result))
+            report.failures += [(source, reason) for reason in failures]
+        else:
+            for photo in track(photos, len(photos), source.name):
+                target = file or folder / photo.name
+                _refuse_overwriting(photo, target)
+                try:
+                    frame = read_photo(photo)
+                    result = predictor.predict(frame, boxes.for_photo(photo, frame))
+                    write_photo(target, result.draw(frame, min_score=min_score))
+                except InputError as error:
+                    if kind == "photo":
+                        raise
+                    report.failures.append((photo, str(error)))
+                    continue
+                report.outputs.append(target)
+                entries.append(_entry(photo.name, None, result))
+    finally:  # an interrupted run keeps what it has found
+        if entries or report.failures:
+            _write_json(report.json_path, predictor, source, entries)
     report.objects = sum(len(entry["objects"]) for entry in entries)
-    _write_json(report.json_path, predictor, source, entries)
     return report
 
 
 def _split_output(kind: str, source: Path, output: Path) -> tuple[Path, Path | None]:
     """Output folder, and the output file where ``output`` names one."""
     suffix = output.suffix.lower()
-    if output.is_dir() or suffix not in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
+    if output.is_dir() or not suffix:
         if output.is_file():
             raise InputError(f"-o {output} is a file that is neither a picture nor a video: pass a folder")
         if output.resolve() == (source if kind == "folder" else source.parent).resolve():
             raise InputError(f"-o {output} is where the input lies, and would overwrite it: pass another folder")
         return output, None
+    if suffix not in PHOTO_SUFFIXES | VIDEO_SUFFIXES:
+        known = ", ".join(sorted(PHOTO_SUFFIXES | VIDEO_SUFFIXES))
+        raise InputError(
+            f"-o {output} has an unknown suffix {suffix!r}; known: {known}. If it is a folder, create it first"
+        )
     if kind == "folder":
         raise InputError(f"{source} is a folder, so -o must be one too, got the file {output}")
     wanted = PHOTO_SUFFIXES if kind == "photo" else VIDEO_SUFFIXES
@@ -134,16 +149,34 @@ def _refuse_overwriting(source: Path, target: Path) -> None:
 
 
 def _annotate_video(
-    predictor: Predictor, source: Path, target: Path, boxes: BoxSource, *, min_score: float, track: Track
-) -> list[dict[str, Any]]:
+    predictor: Predictor,
+    source: Path,
+    target: Path,
+    boxes: BoxSource,
+    entries: list[dict[str, Any]],
+    *,
+    min_score: float,
+    track: Track,
+) -> list[str]:
+    """Append an entry for each frame; return what is missing from the video. An error at the first frame is raised."""
     boxes.check_video()
-    entries = []
     with VideoReader(source) as reader, VideoWriter(target, reader.fps) as writer:
-        for number, frame in enumerate(track(reader, reader.count, source.name)):
-            result = predictor.predict(frame, boxes.for_frame(number, frame))
-            writer.write(result.draw(frame, min_score=min_score))
-            entries.append(_entry(source.name, number, result))
-    return entries
+        try:
+            for number, frame in enumerate(track(reader, reader.count, source.name)):
+                result = predictor.predict(frame, boxes.for_frame(number, frame))
+                writer.write(result.draw(frame, min_score=min_score))
+                entries.append(_entry(source.name, number, result))
+        except EdgePoseError as error:
+            if not entries:
+                raise
+            return [f"stopped at frame {len(entries)}, the {len(entries)} before it are done: {error}"]
+    count, failures = len(entries), []
+    if count < reader.count * (1 - COUNT_TOLERANCE):
+        failures.append(f"cut off: its header says {reader.count} frames, and {count} could be read")
+    if beyond := boxes.frames_from(count):
+        shown = ", ".join(map(str, beyond[:3])) + (", ..." if len(beyond) > 3 else "")
+        failures.append(f"{boxes.source} has boxes for frames ({shown}) beyond the last one, {count - 1}")
+    return failures
 
 
 def _entry(file_name: str, frame: int | None, result: PoseResult) -> dict[str, Any]:

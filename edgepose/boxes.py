@@ -8,7 +8,7 @@ A file has one of these forms; a photo is looked up by its file name, with or wi
 
 * boxes by file name, or by frame number (from 0) for a video::
 
-    {"shirt.jpg": [[x1, y1, x2, y2], ...], "12": [...]}
+    {"shirt.jpg": [[x1, y1, x2, y2], ...], ...} or {"12": [[x1, y1, x2, y2], ...], ...}
 
 * COCO annotations: ``{"images": [{"id", "file_name"}], "annotations": [{"image_id", "bbox"}]}``
 * COCO detections: ``[{"file_name" or "image_id": file name, "bbox"}]``
@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -134,14 +135,32 @@ class BoxSource:
         """(N, 4) float32 xyxy px, for a frame of a video, counted from 0."""
         if self.whole_image:
             return whole_image_box(frame)
-        return _array(self.everywhere if self.everywhere is not None else self.by_name.get(str(number), []))
+        return _array(self.everywhere if self.everywhere is not None else self._by_frame.get(number, []))
 
     def check_video(self) -> None:
-        """Raise InputError if the boxes are addressed by photo names: a video would come out empty."""
-        if self.by_name and not any(name.isdecimal() for name in self.by_name):
-            raise InputError(
-                f'{self.source} has no frame numbers: for a video, write {{"0": [[x1, y1, x2, y2], ...], ...}}'
-            )
+        """Raise InputError unless the boxes are for every frame or by frame number, each number once."""
+        if not self.whole_image and self.everywhere is None:
+            _ = self._by_frame
+
+    def frames_from(self, count: int) -> list[int]:
+        """The frame numbers that the boxes mention and a video of ``count`` frames does not have, in order."""
+        if self.whole_image or self.everywhere is not None:
+            return []
+        return sorted(number for number in self._by_frame if number >= count)
+
+    @cached_property
+    def _by_frame(self) -> dict[int, Boxes]:
+        form = 'for a video, write {"0": [[x1, y1, x2, y2], ...], ...}'
+        if not self.by_name:
+            raise InputError(f"{self.source} has no frame numbers: {form}")
+        boxes: dict[int, Boxes] = {}
+        for name, rows in self.by_name.items():
+            if not name.isdecimal():
+                raise InputError(f"{self.source}: {name!r} is not one of the frame numbers that a video needs; {form}")
+            if int(name) in boxes:
+                raise InputError(f"{self.source} names frame {int(name)} twice: give all its boxes in one list")
+            boxes[int(name)] = rows
+        return boxes
 
 
 def _numbers(text: str) -> list[float] | None:

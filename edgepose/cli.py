@@ -5,33 +5,28 @@ Everything but typer and rich is imported inside the commands, so that ``edgepos
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from edgepose.console import console, messages, track
 from edgepose.errors import EdgePoseError
 
 # The command line is where all parts meet; the library itself never imports training. No torch is loaded by this.
 from edgepose.training.cli import register as register_training_commands
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from edgepose.demo import DemoReport
 
-__all__ = ["app", "console", "messages", "track"]
+__all__ = ["app"]
 
 DEBUG_VARIABLE = "EDGEPOSE_DEBUG"
 DEFAULT_MODEL = "garment-landmarks"
 DEMO_SEED = 14  # a dress on a wooden floor: it has all eight landmarks
-console = Console()
-messages = Console(stderr=True)
 
 
 class _Group(TyperGroup):
@@ -117,9 +112,9 @@ def predict(
     if len(report.outputs) > 3:
         console.print(f"  ... and {len(report.outputs) - 3} more")
     if report.failures:
-        messages.print(
-            f"[bold red]{len(report.failures)} of {len(report.failures) + len(report.outputs)} photos failed:[/]"
-        )
+        failed, total = len(report.failures), len(report.failures) + len(report.outputs)
+        what = f"{failed} of {total} photos failed" if source.is_dir() else "not everything could be done"
+        messages.print(f"[bold red]{what}:[/]")
         for path, reason in report.failures:
             messages.print(f"  {escape(path.name)}: {escape(reason)}", soft_wrap=True, highlight=False)
         raise typer.Exit(1)
@@ -251,64 +246,6 @@ def doctor() -> None:
                 console.print(f"       {escape(line.advice)}", soft_wrap=True, highlight=False)
     if any(line.ok is False for _, lines in groups for line in lines):
         raise typer.Exit(1)
-
-
-class Precision(str, Enum):
-    """Precision of an exported model."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
-@app.command()
-def recipes() -> None:
-    """List the training recipes that `edgepose export` takes."""
-    from edgepose.training.recipes import RECIPES
-
-    table = Table("recipe", "landmarks", "input (w x h)", "codec")
-    for name, recipe in RECIPES.items():
-        spec = recipe.spec()
-        table.add_row(name, str(spec.num_keypoints), f"{spec.input_size[0]} x {spec.input_size[1]}", spec.codec)
-    console.print(table)
-
-
-@app.command()
-def export(
-    recipe: Annotated[
-        str, typer.Argument(help="A name of `edgepose recipes`, for instance deepfashion/full/resnet50.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights: a .pth file with MMPose's names.")] = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained: for measuring speed.")] = False,
-    precision: Annotated[Precision, typer.Option(help="Of weights, input and output.")] = Precision.fp32,
-    declared: Annotated[
-        bool, typer.Option("--declared", help="hrnet_w48_udp: use the UDP codec that MMPose's configuration declares.")
-    ] = False,
-) -> None:
-    """Write a recipe's network as ONNX, with its spec inside, checked against PyTorch. Needs edgepose[train]."""
-    from edgepose.training.export import export_recipe
-
-    report = export_recipe(
-        recipe,
-        output,
-        checkpoint=checkpoint,
-        random_weights=random_weights,
-        precision=precision.value,
-        declared=declared,
-    )
-    table = Table(show_header=False, box=None, pad_edge=False)
-    for key, value in vars(report).items():
-        table.add_row(key.replace("_", " "), escape(str(value)))
-    console.print(table)
-
-
-def track(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
-    """Show a progress bar on stderr, if that is a terminal, while ``items`` are taken; ``total`` 0: unknown."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
-        yield from progress.track(items, total=total or None, description=escape(description))
 
 
 register_training_commands(app)

@@ -33,8 +33,9 @@ def validate_boxes(boxes: ArrayLike) -> NDArray[np.float32]:
     Raises InputError, naming the first bad row, unless every value is finite and x1 < x2 and y1 < y2 in float32.
     """
     try:
-        array = np.asarray(boxes, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            array = np.asarray(boxes, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"boxes must be numbers of shape (N, 4), xyxy in px: {error}") from error
     if array.size == 0 and array.shape in ((0,), (0, 4)):
         return np.zeros((0, 4), np.float32)
@@ -76,26 +77,29 @@ def crop_affines(
     """
     array = validate_boxes(boxes)
     width, height = _check_size("input_size", input_size, codec)
-    if not (np.isfinite(padding) and padding > 0):
-        raise InputError(f"padding must be a finite number above 0, got {padding}")
-    angles = np.asarray(rotation, np.float64)
+    enlarged = _floats("padding", padding)
+    if enlarged.shape != () or not (np.isfinite(enlarged) and enlarged > 0):
+        raise InputError(f"padding must be a finite number above 0, got {padding!r}")
+    angles = _floats("rotation", rotation)
     if angles.shape not in ((), (len(array),)) or not np.isfinite(angles).all():
         raise InputError(f"rotation must be one finite angle or {len(array)} of them, got shape {angles.shape}")
     radians = np.broadcast_to(np.deg2rad(angles), (len(array),))
-    centre = (array[:, :2] + array[:, 2:]) * np.float32(0.5)
-    box_width, box_height = ((array[:, 2:] - array[:, :2]) * np.float32(padding)).T
-    aspect = np.float32(width / height)
-    wide = box_width > box_height * aspect
-    scale = np.stack(
-        [np.where(wide, box_width, box_height * aspect), np.where(wide, box_width / aspect, box_height)], axis=1
-    )
     affine = _msra_affine if codec == "msra" else _udp_affine
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is refused below
+        centre = (array[:, :2] + array[:, 2:]) * np.float32(0.5)
+        box_width, box_height = ((array[:, 2:] - array[:, :2]) * np.float32(padding)).T
+        aspect = np.float32(width / height)
+        wide = box_width > box_height * aspect
+        scale = np.stack(
+            [np.where(wide, box_width, box_height * aspect), np.where(wide, box_width / aspect, box_height)], axis=1
+        )
         affines = affine(centre, scale, radians, width, height)
     bad = ~np.isfinite(affines).all(axis=(1, 2))
     if bad.any():
         row = int(bad.argmax())
-        raise InputError(f"box {row} is too small or too far from the origin for float32: {array[row].tolist()}")
+        raise InputError(
+            f"box {row} is too small, too large or too far from the origin for float32: {array[row].tolist()}"
+        )
     return affines
 
 
@@ -151,7 +155,9 @@ def transform_points(points: ArrayLike, affines: ArrayLike) -> NDArray[np.float6
     NaN points stay NaN. Raises InputError for shapes that do not fit.
     """
     matrices = _check_affines(affines)
-    array = np.asarray(points, np.float64)
+    array = _floats("points", points)
+    if array.shape == (0,) and len(matrices) == 0:
+        array = array.reshape(0, 0, 2)
     if array.ndim != 3 or array.shape[2] != 2 or len(array) != len(matrices):
         raise InputError(f"points must have the shape ({len(matrices)}, K, 2), one row an affine, got {array.shape}")
     return array @ matrices[:, :, :2].transpose(0, 2, 1) + matrices[:, None, :, 2]
@@ -168,7 +174,9 @@ def heatmap_to_crop(
     ``msra`` multiplies by input / heatmap (4 for 192x256 and 48x64), ``udp`` by (input - 1) / (heatmap - 1).
     Raises InputError for a shape, codec or size that does not fit.
     """
-    array = np.asarray(locations, np.float64)
+    array = _floats("locations", locations)
+    if array.shape == (0,):
+        array = array.reshape(0, 2)
     if array.shape[-1:] != (2,):
         raise InputError(f"locations must have the shape (..., 2), got {array.shape}")
     size = np.array(_check_size("input_size", input_size, codec), np.float64)
@@ -177,10 +185,19 @@ def heatmap_to_crop(
 
 
 def _check_affines(affines: ArrayLike) -> NDArray[np.float64]:
-    matrices = np.asarray(affines, np.float64)
+    matrices = _floats("affines", affines)
+    if matrices.shape == (0,):
+        return np.zeros((0, 2, 3))
     if matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
         raise InputError(f"affines must have the shape (N, 2, 3), got {matrices.shape}")
     return matrices
+
+
+def _floats(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{name} must be numbers, got {values!r}: {error}") from None
 
 
 def _check_size(name: str, size: Sequence[int], codec: Codec) -> tuple[int, int]:
@@ -188,7 +205,11 @@ def _check_size(name: str, size: Sequence[int], codec: Codec) -> tuple[int, int]
     if codec not in ("msra", "udp"):
         raise InputError(f'codec must be "msra" or "udp", got {codec!r}')
     least = 1 if codec == "msra" else 2
-    sides = tuple(size)
-    if len(sides) != 2 or any(int(side) != side or side < least for side in sides):
-        raise InputError(f"{name} must be two whole numbers (w, h) of at least {least}, got {sides}")
-    return int(sides[0]), int(sides[1])
+    try:
+        width, height = (int(side) for side in size)
+        fits = all(whole == side and whole >= least for whole, side in zip((width, height), size, strict=True))
+    except (TypeError, ValueError, OverflowError):  # not a pair, not numbers, NaN, infinite
+        fits = False
+    if not fits:
+        raise InputError(f"{name} must be two whole numbers (w, h) of at least {least}, got {size!r}")
+    return width, height

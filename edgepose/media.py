@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -26,6 +27,7 @@ __all__ = [
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})
+MPEG4_TIME_BASE = 65535  # the largest denominator of a frame's duration; OpenCV makes it fps * 1, 10, 100 or 1000
 
 
 def kind_of(source: Path) -> Literal["photo", "video", "folder"]:
@@ -47,12 +49,18 @@ def kind_of(source: Path) -> Literal["photo", "video", "folder"]:
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """The photos that lie directly in a folder, by name; subfolders are not searched.
+    """The photos that lie directly in a folder, by name; neither subfolders nor hidden files (``._shirt.jpg``) count.
 
     Raises:
         InputError: there is none.
     """
-    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    photos = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not photos:
         raise InputError(f"folder {folder} holds no photos ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return photos
@@ -87,15 +95,28 @@ def write_photo(path: Path, frame: NDArray[np.uint8]) -> None:
     """Write (H, W, 3) uint8 BGR in the format of the path's suffix; folders are made as needed.
 
     Raises:
-        InputError: an unknown suffix, or the file cannot be written.
+        InputError: an unknown suffix, a picture that the format cannot hold, or the file cannot be written.
     """
     if path.suffix.lower() not in PHOTO_SUFFIXES:
         raise InputError(f"pictures are written as {', '.join(sorted(PHOTO_SUFFIXES))}; got {path}")
+    data = _encode(path, frame)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imencode(path.suffix.lower(), frame)[1].tofile(path)
+        data.tofile(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _encode(path: Path, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    reason = "JPEG holds up to 65500 px a side, WebP up to 16383; PNG and TIFF hold more"
+    try:
+        done, data = cv2.imencode(path.suffix.lower(), frame)
+    except cv2.error as error:  # OpenCV 4 raises, or returns False; OpenCV 5 returns False
+        done, reason = False, f"{error.err or error} ({reason})"
+    if not done:
+        size = " x ".join(str(side) for side in frame.shape[1::-1])
+        raise InputError(f"{path} cannot be written: OpenCV does not encode {size} px in this format. {reason}")
+    return np.asarray(data, np.uint8)
 
 
 class VideoReader:
@@ -146,13 +167,21 @@ class VideoReader:
 class VideoWriter:
     """Writes frames to an MP4 file (MPEG-4 part 2, the codec that every OpenCV build can write).
 
-    The size is that of the first frame. Leaving the ``with`` block finishes the file.
+    The size is that of the first frame, odd sides plus 1: the codec's are even, so the last column or row is repeated.
+    The rate is the nearest that the codec can tell: ``fps`` rounded to 0.001, above 65.535 to 0.01, above 655.35 to
+    0.1 (119.953 becomes 119.95). Leaving the ``with`` block finishes the file.
+
+    Raises:
+        InputError: another suffix than .mp4, .m4v or .mov, or an ``fps`` that is not at least 0.001 and finite.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
         if path.suffix.lower() not in {".mp4", ".m4v", ".mov"}:
             raise InputError(f"videos are written as .mp4, got {path}")
-        self._path, self._fps = path, fps
+        if not (isfinite(fps) and 0.001 <= fps <= MPEG4_TIME_BASE):
+            raise InputError(f"{path}: fps must be from 0.001 to {MPEG4_TIME_BASE} frames a second, got {fps}")
+        self._path = path
+        self._fps = next(round(fps, digits) for digits in (3, 2, 1, 0) if fps * 10**digits < MPEG4_TIME_BASE + 0.5)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
@@ -167,6 +196,9 @@ class VideoWriter:
             self._writer, self._size = self._open(size), size
         if size != self._size:
             raise InputError(f"{self._path}: the video has frames of {self._size}, one of {size} (w, h) cannot follow")
+        height, width = frame.shape[:2]
+        if height % 2 or width % 2:  # OpenCV would cut the last line off
+            frame = np.asarray(cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE), np.uint8)
         self._writer.write(frame)
 
     def _open(self, size: tuple[int, int]) -> cv2.VideoWriter:
@@ -175,9 +207,12 @@ class VideoWriter:
             self._path.open("wb").close()  # OpenCV does not say why it cannot write; this does
         except OSError as error:
             raise InputError(f"{self._path} cannot be written: {error.strerror or error}") from None
-        writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, size)
+        even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, even)
         if not writer.isOpened():
-            raise InputError(f"{self._path}: this OpenCV cannot write MP4 video of {size[0]} x {size[1]} px")
+            raise InputError(
+                f"{self._path}: this OpenCV cannot write MP4 video of {even[0]} x {even[1]} px at {self._fps} fps"
+            )
         return writer
 
     def __enter__(self) -> VideoWriter:

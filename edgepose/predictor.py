@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -58,9 +59,8 @@ class Predictor:
         max_batch: int = 16,
         threads: int | None = None,
     ) -> None:
-        for name, value in (("max_batch", max_batch), ("threads", threads)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{name} must be a positive integer, got {value!r}")
+        max_batch = _positive("max_batch", max_batch)
+        threads = None if threads is None else _positive("threads", threads)
         if spec is not None and not isinstance(spec, ModelSpec):
             spec = ModelSpec.from_file(spec)
         path = find_model(model)
@@ -183,6 +183,16 @@ class Predictor:
             return heatmaps
         mirrored = engine.run(np.ascontiguousarray(images[..., ::-1]))
         return reference.merge_flipped(heatmaps, mirrored, self._spec.flip_indices, shift=self._spec.flip_shift)
+
+
+def _positive(name: str, value: Any) -> int:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{name} must be a positive integer, got {value!r}")
+    return number
 
 
 class _Clock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -87,11 +88,18 @@ class PoseResult:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies are built anew: NumPy's own would be writeable."""
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))
+
     def __getitem__(self, index: int | slice | ArrayLike) -> PoseResult:
-        if isinstance(index, (int, np.integer)):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"box {index} of a result of {len(self)}")
-            index = [int(index)]
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            number = _whole(index)
+            if number is None:
+                raise InputError(f"a result is indexed by a whole number, a slice, a mask or a list, got {index!r}")
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"box {number} of a result of {len(self)}")
+            index = [number]
         chosen = index if isinstance(index, slice) else np.asarray(index, dtype=None if np.size(index) else np.intp)
         return PoseResult(
             self.keypoints[chosen], self.scores[chosen], self.boxes[chosen], self.spec, self.frame_size, self.timings
@@ -136,7 +144,7 @@ class PoseResult:
         return {
             "schema": JSON_SCHEMA,
             "model": self.spec.name,
-            "frame_size": list(self.frame_size),
+            "frame_size": [int(side) for side in self.frame_size],
             "objects": objects,
         }
 
@@ -148,15 +156,21 @@ class PoseResult:
         """The result in COCO's keypoint results format, one dictionary for each box.
 
         ``keypoints`` holds x, y and the landmark's score for each landmark (COCO's evaluation ignores the third
-        value), ``bbox`` is x, y, width, height, ``score`` the mean of the landmarks' scores.
+        value), ``bbox`` is x, y, width, height, ``score`` the mean of the landmarks' scores. Ids may be NumPy integers.
+
+        Raises:
+            InputError: an id is neither a whole number nor, for ``image_id``, a text.
         """
+        image, category = image_id if isinstance(image_id, str) else _whole(image_id), _whole(category_id)
+        if image is None or category is None:
+            raise InputError(f"image_id and category_id must be whole numbers, got {image_id!r} and {category_id!r}")
         results = []
         for points, scores, (x1, y1, x2, y2) in zip(self.keypoints, self.scores, self.boxes, strict=True):
             triples = np.concatenate([points, scores[:, None]], axis=1)
             results.append(
                 {
-                    "image_id": image_id,
-                    "category_id": category_id,
+                    "image_id": image,
+                    "category_id": category,
                     "keypoints": [_number(v, 4) for v in triples.ravel()],
                     "bbox": [_number(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
                     "score": _number(scores.mean(), 4),
@@ -183,6 +197,14 @@ class PoseResult:
 
 def _zeros(*shape: int) -> NDArray[np.float32]:
     return np.zeros(shape, np.float32)
+
+
+def _whole(value: Any) -> int | None:
+    """Any integer, NumPy's too, as an int; None for what is none, bools among them."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def _number(value: Any, digits: int) -> float | None:

@@ -7,6 +7,7 @@ complete by itself. A model without one (somebody else's export) needs a spec fi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -79,18 +80,15 @@ class ModelSpec:
     sampling: Sampling = "opencv4"
     category: str = ""
     license: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    training: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    training: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        try:  # lists are welcome, but a spec is a value: it holds tuples, so that equal specs compare equal
-            for name in ("input_size", "heatmap_size", "keypoint_names", "flip_indices", "mean", "std"):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-            for name in ("skeleton", "colors"):
-                object.__setattr__(self, name, tuple(tuple(row) for row in getattr(self, name)))
-        except TypeError:
-            value = getattr(self, name)
-            raise ModelError(f"ModelSpec {self.name!r}: {name} must be a sequence, got {value!r}") from None
+        for name, read in _FROM_JSON.items():  # lists become tuples, so that equal specs compare equal
+            try:
+                object.__setattr__(self, name, read(getattr(self, name)))
+            except TypeError as error:
+                raise ModelError(f"ModelSpec {self.name!r}: {name}: {error}") from None
         for problem in self._problems():
             raise ModelError(f"ModelSpec {self.name!r}: {problem}")
 
@@ -110,8 +108,12 @@ class ModelSpec:
             problems.append("keypoint_names is empty: give one name for each heatmap channel")
         if len(set(self.keypoint_names)) != k:
             problems.append("keypoint_names holds a name twice: landmarks are addressed by name")
-        if sorted(self.flip_indices) != list(range(k)):
-            problems.append(f"flip_indices must be a permutation of 0..{k - 1}, got {list(self.flip_indices)}")
+        flips = self.flip_indices
+        if sorted(flips) != list(range(k)) or any(flips[flips[i]] != i for i in range(k)):
+            problems.append(
+                f"flip_indices must be a permutation of 0..{k - 1} that undoes itself (mirrored twice, "
+                f"an image is itself), got {list(flips)}"
+            )
         if any(len(link) != 2 or not all(type(i) is int and 0 <= i < k for i in link) for link in self.skeleton):
             problems.append(f"skeleton must hold pairs of channel numbers 0..{k - 1}, got {list(self.skeleton)}")
         if self.colors and len(self.colors) != k:
@@ -163,10 +165,9 @@ class ModelSpec:
         if missing := sorted(required - set(data)):
             raise ModelError(f"{source}: keys {missing} are missing; at least {sorted(required)} are needed")
         try:
-            values = {key: _FROM_JSON[key](value) for key, value in data.items()}
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"{source}: a value is of the wrong kind: {error}") from None
-        return cls(**values)
+            return cls(**data)
+        except ModelError as error:
+            raise ModelError(f"{source}: {error}") from None
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelSpec:
@@ -213,9 +214,9 @@ def _integers(value: Any) -> tuple[int, ...]:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, (list, tuple)) or any(type(v) not in (int, float) for v in value):
+    if not isinstance(value, (list, tuple)):
         raise TypeError(f"expected a list of numbers, got {value!r}")
-    return tuple(float(v) for v in value)
+    return tuple(_number(v) for v in value)
 
 
 def _integer_lists(value: Any) -> tuple[tuple[int, ...], ...]:
@@ -243,8 +244,8 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"expected a number, got {value!r}")
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError(f"expected a finite number, got {value!r}")
     return float(value)
 
 
@@ -255,13 +256,13 @@ def _boolean(value: Any) -> bool:
 
 
 def _metrics(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise TypeError(f"expected an object of numbers, got {value!r}")
     return {_string(k): _number(v) for k, v in value.items()}
 
 
 def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         raise TypeError(f"expected an object of strings, got {value!r}")
     return {_string(k): _string(v) for k, v in value.items()}
 

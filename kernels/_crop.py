@@ -19,6 +19,7 @@ COORDINATE_BITS = 10  # OpenCV 4 rounds the two terms of a coordinate to 1/1024 
 FRACTION_BITS = 5  # ... and their sum to 1/32 px
 WEIGHT_BITS = 15  # the four weights of a pixel sum to 2**15
 REMAP_LIMIT = 32766  # cv2.remap takes coordinates as int16, so frames and crops must stay below 2**15 - 1
+LEAST_SPAN = 2  # "area" leaves a crop pixel this many frame px: what models see that were trained on photos of 500 px
 SANE_COORDINATE = float(1 << 50)  # beyond this float64 no longer resolves 1/1024 px; far outside of any frame
 
 
@@ -38,16 +39,17 @@ def crop_warp(
 
     Args:
         frame: (H, W, 3) uint8 BGR. Views with any strides work; those that OpenCV cannot read are copied once.
-        affines: (N, 2, 3), frame px -> crop px, as :func:`edgepose.geometry.crop_affines` makes them. N may be 0.
+        affines: (N, 2, 3), frame px -> crop px, as :func:`edgepose.geometry.crop_affines` makes them. N may be 0,
+            also as an empty list.
         input_size: (w, h) of a crop.
         sampling: ``"linear"`` is plain bilinear: coordinates in float64, weights and sum in float32.
             ``"opencv4"`` is the fixed-point arithmetic of OpenCV 4's ``warpAffine`` (INTER_LINEAR, BORDER_CONSTANT),
             bit for bit, whichever OpenCV is installed: 1/32 px fractions and a result rounded to whole levels. The
             published checkpoints were trained on it. (OpenCV itself overflows where a crop reaches beyond 2 million
             px; here such pixels are outside of the frame, so 0.)
-            ``"area"`` first halves the frame (means of 2x2 pixels) as often as a crop pixel still spans at least one
-            pixel of what is left, then samples as ``"opencv4"`` does: no aliasing when a large photo is shrunk. The
-            other two look at 4 pixels of the frame for each of the crop, however many lie between them.
+            ``"area"`` first halves the frame (means of 2x2 pixels) as often as a crop pixel still spans at least two
+            pixels of what is left, then samples as ``"opencv4"`` does: a large photo, shrunk, looks like a small one.
+            The other two look at 4 pixels of the frame for each of the crop, however many lie between them.
         mean, std: both or neither. Without them the result is uint8 BGR, "linear" rounded to the nearest level, half
             to even. With them it is ``(level - mean) / std`` in float32, RGB, where level is a whole number under
             "opencv4" and "area", and the *unrounded* bilinear value under "linear".
@@ -91,10 +93,14 @@ def crop_warp(
 
 def _check_size(input_size: Sequence[int]) -> tuple[int, int]:
     """(w, h), both whole and at least 1."""
-    size = tuple(input_size)
-    if len(size) != 2 or any(int(side) != side or side < 1 for side in size):
-        raise ValueError(f"input_size must be two whole numbers (w, h) of at least 1, got {size}")
-    return int(size[0]), int(size[1])
+    try:
+        width, height = (int(side) for side in input_size)
+        fits = all(whole == side and whole >= 1 for whole, side in zip((width, height), input_size, strict=True))
+    except (TypeError, ValueError, OverflowError):  # not a pair, not numbers, NaN, infinite
+        fits = False
+    if not fits:
+        raise ValueError(f"input_size must be two whole numbers (w, h) of at least 1, got {input_size!r}")
+    return width, height
 
 
 def _check_frame(frame: NDArray[np.uint8]) -> None:
@@ -139,6 +145,8 @@ def _check_out(out: NDArray[np.float32], shape: tuple[int, ...]) -> None:
 def _invert(affines: ArrayLike) -> NDArray[np.float64]:
     """(N, 2, 3), crop px -> frame px, in the order of operations of OpenCV 4: its rounding is part of the contract."""
     matrices = np.asarray(affines, np.float64)
+    if matrices.shape == (0,):
+        matrices = matrices.reshape(0, 2, 3)
     if matrices.ndim != 3 or matrices.shape[1:] != (2, 3):
         raise ValueError(f"affines must have the shape (N, 2, 3), got {matrices.shape}")
     (a, b, tx), (c, d, ty) = matrices.transpose(1, 2, 0)
@@ -249,7 +257,7 @@ def _sample_opencv4_numpy(
 def _sample_area(frame: NDArray[np.uint8], inverse: NDArray[np.float64], width: int, height: int) -> NDArray[np.uint8]:
     """One crop (h, w, 3) uint8 BGR of the frame, halved as often as the crop's scale allows."""
     span = float(min(np.hypot(inverse[0, 0], inverse[1, 0]), np.hypot(inverse[0, 1], inverse[1, 1])))
-    halvings = max(0, math.floor(math.log2(span))) if span > 0 else 0
+    halvings = max(0, math.floor(math.log2(span / LEAST_SPAN))) if span > 0 else 0
     if halvings == 0:
         return _sample_opencv4(frame, inverse, width, height)
     block = 1 << halvings  # frame px for each pixel of the halved frame

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["decode_heatmaps"]
 
@@ -27,9 +27,9 @@ MAX_AMPLIFICATION = 2e4  # cells for each unit of a logarithm: 11 at a clean pea
 
 
 def decode_heatmaps(
-    heatmaps: NDArray[Any],  # (N, K, h, w) float32 or float16
+    heatmaps: ArrayLike,  # (N, K, h, w) float32 or float16
     *,
-    refinement: Refinement,
+    refinement: Refinement = "none",
     blur_kernel: int = 11,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The peak of each heatmap, refined below the size of a cell.
@@ -39,7 +39,8 @@ def decode_heatmaps(
     its own map only.
 
     Args:
-        heatmaps: (N, K, h, w), any strides. float32 and float16; float64 is rounded to float32. N and K may be 0.
+        heatmaps: (N, K, h, w), any strides. float32 and float16; float64, integers and lists are rounded to
+            float32. N and K may be 0; an empty list is N = K = 0.
         refinement: ``"none"``: the peak's cell.
             ``"shift"``: a quarter of a cell towards the larger neighbour, in x and y each; neither the outermost cells
             nor x = 1 or y = 1 move in that direction (MMPose's guard).
@@ -56,21 +57,23 @@ def decode_heatmaps(
         scores: (N, K) float32, the raw maximum of the map, not blurred nor clipped; infinite if the maximum is.
 
     Raises:
-        ValueError: a shape, refinement or blur_kernel that does not fit. TypeError: heatmaps that are not floating.
+        ValueError: a shape, refinement or blur_kernel that does not fit. TypeError: heatmaps that are not real numbers.
     """
-    if not isinstance(heatmaps, np.ndarray) or heatmaps.dtype.kind != "f":
-        kind = heatmaps.dtype if isinstance(heatmaps, np.ndarray) else type(heatmaps).__name__
-        raise TypeError(f"heatmaps must be a NumPy array of float32 or float16, got {kind}")
-    if heatmaps.ndim != 4 or 0 in heatmaps.shape[2:]:
-        raise ValueError(f"heatmaps must have the shape (N, K, h, w), h and w at least 1, got {heatmaps.shape}")
+    array = np.asarray(heatmaps)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"heatmaps must be real numbers, float32 or float16 by preference, got {array.dtype}")
+    if array.shape == (0,):
+        array = array.reshape(0, 0, 1, 1)
+    if array.ndim != 4 or 0 in array.shape[2:]:
+        raise ValueError(f"heatmaps must have the shape (N, K, h, w), h and w at least 1, got {array.shape}")
     if refinement not in ("none", "shift", "dark", "dark_udp"):
         raise ValueError(f'refinement must be "none", "shift", "dark" or "dark_udp", got {refinement!r}')
     if int(blur_kernel) != blur_kernel or blur_kernel < 1 or blur_kernel % 2 == 0:
         raise ValueError(f"blur_kernel must be an odd whole number of at least 1, got {blur_kernel}")
-    count, channels, height, width = heatmaps.shape
-    if heatmaps.dtype not in (np.float32, np.float16):
-        heatmaps = heatmaps.astype(np.float32)
-    maps = np.ascontiguousarray(heatmaps).reshape(count * channels, height, width)
+    count, channels, height, width = array.shape
+    if array.dtype not in (np.float32, np.float16):
+        array = array.astype(np.float32)
+    maps = np.ascontiguousarray(array).reshape(count * channels, height, width)
     peaks, scores = _find_peaks(maps)
     locations = np.full((len(maps), 2), NO_PEAK, np.float32)
     rows = np.flatnonzero(scores > 0)  # the maps that have a peak

@@ -30,6 +30,13 @@ def test_a_file_wins_over_a_bundled_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_model("mymodel") == Path("mymodel")
 
 
+def test_a_folder_does_not_hide_a_bundled_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("edgepose.models.bundled_models", lambda: {"garment-landmarks": Path("bundled.onnx")})
+    Path("garment-landmarks").mkdir()
+    assert find_model("garment-landmarks") == Path("bundled.onnx")
+
+
 def test_unknown_name_lists_the_bundled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgepose.models.bundled_models", lambda: {"garment-landmarks": Path("x")})
     with pytest.raises(ModelError, match=r"Did you mean 'garment-landmarks'.*Bundled: garment-landmarks"):

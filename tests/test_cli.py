@@ -15,6 +15,8 @@ from painter import blobs, painter_spec, write_painter
 from typer.testing import CliRunner, Result
 
 import edgepose
+from edgepose.annotate import annotate
+from edgepose.boxes import BoxSource
 from edgepose.cli import app
 from edgepose.demo import WARM_UP, run_demo
 from edgepose.media import VideoReader, VideoWriter
@@ -108,6 +110,72 @@ def test_folder_does_what_it_can_and_reports_the_rest(model: Path, photo: Path, 
     assert names == ["Größe.png", "grey.png"]
 
 
+def test_an_unwritable_picture_does_not_abort_a_folder(model: Path, photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(photo.read_bytes())
+    (tmp_path / "out" / "a.png").mkdir(parents=True)  # in the way
+    result = run("predict", folder, "-m", model, "--boxes", BOX, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "a.png cannot be written" in result.stderr
+    assert (tmp_path / "out" / "b.png").is_file()
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"]
+    assert [entry["file_name"] for entry in entries] == ["b.png"]
+
+
+def test_a_video_that_is_cut_off_is_named(model: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 120))
+    for _ in range(50):
+        writer.write(PHOTO)
+    writer.release()
+    data = whole.read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    assert run("predict", whole, "-m", model, "--boxes", BOX, "-o", tmp_path / "whole").exit_code == 0
+    result = run("predict", cut, "-m", model, "--boxes", BOX, "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    count = len(json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"])
+    assert 0 < count < 50
+    assert f"cut.avi: cut off: its header says 50 frames, and {count} could be read" in result.stderr
+
+
+def test_an_error_in_a_video_keeps_the_frames_before_it(model: Path, video: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"0": [[30, 15, 130, 115]], "2": [[9, 9, 1, 1]]}))
+    result = run("predict", video, "-m", model, "--boxes", boxes, "-o", tmp_path / "out.mp4")
+    assert result.exit_code == 1
+    assert "stopped at frame 2" in result.stderr
+    assert "inverted" in result.stderr
+    entries = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    assert [(entry["frame"], len(entry["objects"])) for entry in entries] == [(0, 1), (1, 0)]
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert len(list(reader)) == 2
+
+
+def test_an_interrupt_keeps_what_was_found(model: Path, video: Path, tmp_path: Path) -> None:
+    def interrupt(items, total, description):
+        for number, item in enumerate(items):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield item
+
+    boxes = BoxSource(everywhere=[[30, 15, 130, 115]])
+    with edgepose.Predictor(model) as predictor, pytest.raises(KeyboardInterrupt):
+        annotate(predictor, video, tmp_path / "out.mp4", boxes, track=interrupt)
+    assert len(json.loads((tmp_path / "out.json").read_text())["predictions"]) == 3
+
+
+def test_boxes_beyond_the_end_of_a_video_are_named(model: Path, video: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"0000": [[30, 15, 130, 115]], "0004": [[30, 15, 130, 115]]}))
+    result = run("predict", video, "-m", model, "--boxes", boxes, "-o", tmp_path / "out.mp4")
+    assert result.exit_code == 1
+    assert "boxes for frames (4) beyond the last one, 3" in result.stderr
+    entries = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    assert [len(entry["objects"]) for entry in entries] == [1, 0, 0, 0]
+
+
 @pytest.mark.parametrize("options", [[], ["--boxes", "1,2,3,4", "--whole-image"], ["--boxes", "10,10,5,20"]])
 def test_boxes_are_asked_for(model: Path, photo: Path, tmp_path: Path, options: list[str]) -> None:
     result = run("predict", photo, "-m", model, *options, "-o", tmp_path / "out")
@@ -136,12 +204,20 @@ def test_inputs_are_never_overwritten(model: Path, photo: Path, video: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("output", "message"), [("drawn.mp4", "is a photo"), ("drawn.txt", None), ("occupied", "pass a folder")]
+    ("output", "message"),
+    [
+        ("drawn.mp4", "is a photo"),
+        ("occupied", "pass a folder"),
+        ("drawn.gif", "unknown suffix '.gif'; known: .avi"),
+        ("results.json", "unknown suffix '.json'"),
+        ("made.v2", None),  # a folder that exists may have any name
+    ],
 )
 def test_outputs_that_do_not_fit(model: Path, photo: Path, tmp_path: Path, output: str, message: str | None) -> None:
     (tmp_path / "occupied").write_bytes(b"")
+    (tmp_path / "made.v2").mkdir()
     result = run("predict", photo, "-m", model, "--boxes", BOX, "-o", tmp_path / output)
-    if message is None:  # an unknown suffix is a folder's name
+    if message is None:
         assert (tmp_path / output / "predictions.json").exists()
     else:
         assert result.exit_code == 1

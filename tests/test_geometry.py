@@ -137,16 +137,40 @@ def test_a_box_too_small_for_float32():
         ({"input_size": (0, 5)}, "whole numbers"),
         ({"input_size": (192.5, 256)}, "whole numbers"),
         ({"input_size": (1, 256), "codec": "udp"}, "at least 2"),
+        ({"input_size": 192}, "whole numbers"),
+        ({"input_size": (192, 256, 3)}, "whole numbers"),
+        ({"input_size": (float("nan"), 256)}, "whole numbers"),
+        ({"input_size": (float("inf"), 256)}, "whole numbers"),
+        ({"input_size": ("a", 256)}, "whole numbers"),
         ({"codec": "dark"}, 'must be "msra" or "udp"'),
         ({"padding": 0}, "padding"),
         ({"padding": float("nan")}, "padding"),
+        ({"padding": "a"}, "padding"),
+        ({"padding": [1, 2]}, "padding"),
+        ({"padding": None}, "padding"),
+        ({"boxes": [[0, 0, 10**400, 5]]}, "must be numbers"),
         ({"rotation": [1, 2]}, "rotation"),
+        ({"rotation": "a"}, "rotation"),
         ({"rotation": float("inf")}, "rotation"),
     ],
 )
 def test_wrong_arguments(arguments, message):
     with pytest.raises(InputError, match=message):
         crop_affines(**{"boxes": [[0, 0, 5, 5]], "input_size": SIZE, **arguments})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("codec", ["msra", "udp"])
+@pytest.mark.parametrize("box", [[0, 0, 3e38, 3e38], [2e38, 2e38, 3e38, 3e38], [0, 0, 1e300, 5]], ids=str)
+def test_huge_boxes_are_refused_without_warnings(box, codec):
+    with pytest.raises(InputError, match=r"too large|not finite"):
+        crop_affines([box], SIZE, codec)
+
+
+def test_empty_lists_are_no_boxes():
+    assert crop_affines([], SIZE).shape == invert_affines([]).shape == (0, 2, 3)
+    assert transform_points([], []).shape == (0, 0, 2)
+    assert heatmap_to_crop([], "udp", SIZE, (48, 64)).shape == (0, 2)
 
 
 def test_wrong_shapes():

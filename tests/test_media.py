@@ -58,8 +58,24 @@ def test_unwritable_photos(tmp_path: Path) -> None:
         write_photo(tmp_path / "file" / "a.png", PICTURE)
 
 
+@pytest.mark.parametrize(("name", "width"), [("wide.jpg", 70000), ("wide.webp", 20000)])
+def test_pictures_that_a_format_cannot_hold(tmp_path: Path, name: str, width: int) -> None:
+    with pytest.raises(InputError, match=rf"{name} cannot be written.*{width} x 1 px.*65500.*16383"):
+        write_photo(tmp_path / "new" / name, np.zeros((1, width, 3), np.uint8))
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_encoder_that_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments):
+        raise cv2.error("its reason")
+
+    monkeypatch.setattr(cv2, "imencode", fail)  # as OpenCV 4 does
+    with pytest.raises(InputError, match="its reason"):
+        write_photo(tmp_path / "a.jpg", PICTURE)
+
+
 def test_kinds(tmp_path: Path) -> None:
-    for name in ("a.JPG", "b.mp4", "c.txt"):
+    for name in ("a.JPG", "b.mp4", "c.txt", "._a.JPG"):
         (tmp_path / name).write_bytes(b"")
     assert [kind_of(tmp_path / name) for name in ("", "a.JPG", "b.mp4")] == ["folder", "photo", "video"]
     with pytest.raises(InputError, match=r"'\.txt'"):
@@ -84,6 +100,39 @@ def test_video_round_trip(tmp_path: Path) -> None:
         levels = [frame.mean() for frame in reader]
     # MPEG-4 is lossy, but flat frames keep their level within a few grey levels (seen: 1).
     np.testing.assert_allclose(levels, [0, 100, 200], atol=4)
+
+
+@pytest.mark.parametrize(
+    ("fps", "written"),
+    # 0.001, 0.01 and 0.1: what MPEG-4's time base of at most 65535 can tell.
+    [(119.953, 119.95), (239.7612, 239.76), (700.17, 700.2), (30000 / 1001, 29.97), (65.5351, 65.535), (12.5, 12.5)],
+)
+def test_any_rate_is_written_as_near_as_the_codec_can(tmp_path: Path, fps: float, written: float) -> None:
+    with VideoWriter(tmp_path / "clip.mp4", fps) as writer:
+        for _ in range(3):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    with VideoReader(tmp_path / "clip.mp4") as reader:
+        assert reader.fps == pytest.approx(written, rel=1e-9)
+        assert len(list(reader)) == 3
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e9])
+def test_impossible_rates(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(InputError, match="fps must be"):
+        VideoWriter(tmp_path / "clip.mp4", fps)
+
+
+@pytest.mark.parametrize(("width", "height"), [(63, 65), (64, 65), (63, 64)])
+def test_odd_sizes_are_padded_and_lose_nothing(tmp_path: Path, width: int, height: int) -> None:
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[height // 2 :, width // 2 :] = 200
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        writer.write(picture)
+    with VideoReader(tmp_path / "clip.mp4") as reader:
+        (frame,) = reader
+    assert frame.shape == (height + height % 2, width + width % 2, 3)
+    # Repeated lines are as bright as their neighbours; lossy: a few grey levels (seen: 0).
+    np.testing.assert_allclose(frame[-3:, -3:].astype(int), 200, atol=8)
 
 
 def test_unusable_videos(tmp_path: Path) -> None:
@@ -163,9 +212,20 @@ def test_photo_that_is_not_mentioned(tmp_path: Path) -> None:
 
 
 def test_photo_names_do_not_serve_a_video(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="frame numbers"):
-        source(tmp_path, {"shirt.jpg": []}).check_video()
+    for data in ({"shirt.jpg": []}, {}, {"0": [], "shirt.jpg": []}, {"0": [], "": []}, {"-1": []}):
+        with pytest.raises(InputError, match="frame numbers"):
+            source(tmp_path, data).check_video()
+    with pytest.raises(InputError, match="frame 7 twice"):
+        source(tmp_path, {"7": [], "007": []}).check_video()
     source(tmp_path, {"3": []}).check_video()
+    source(tmp_path, []).check_video()
+
+
+def test_frame_numbers_may_have_leading_zeros_and_the_excess_is_known(tmp_path: Path) -> None:
+    video = source(tmp_path, {"0000": [[1, 2, 3, 4]], "0012": [], "5": []})
+    assert len(video.for_frame(0, PICTURE)) == 1
+    assert video.frames_from(5) == [5, 12]
+    assert video.frames_from(13) == source(tmp_path, [[1, 2, 3, 4]]).frames_from(0) == []
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,22 @@ def test_devices_without_an_engine_are_errors(udp: Path, device: str) -> None:
         Predictor(udp, device=device)
 
 
-@pytest.mark.parametrize("options", [{"max_batch": 0}, {"max_batch": 1.5}, {"threads": -1}, {"max_batch": True}])
+def test_numpy_integers_are_options(udp: Path) -> None:
+    with Predictor(udp, max_batch=np.int64(4), threads=np.int32(1)) as predictor:
+        assert len(predictor.predict(FRAME, np.repeat(BOX, 5, axis=0))) == 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_batch": 0},
+        {"max_batch": 1.5},
+        {"max_batch": True},
+        {"max_batch": None},
+        {"threads": -1},
+        {"threads": np.True_},
+    ],
+)
 def test_unusable_options(udp: Path, options: dict) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         Predictor(udp, **options)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -78,6 +80,27 @@ def test_indexing_gives_results() -> None:
             result[index]
 
 
+def test_numpy_integers_index_as_integers_and_bools_do_not() -> None:
+    result = make(4)
+    for index in (np.int64(2), np.uint8(2), np.array(2)):
+        np.testing.assert_array_equal(result[index].keypoints, result.keypoints[2:3])
+    for index in (True, np.True_, np.array(False), 1.0, "1", None):
+        with pytest.raises(InputError, match="indexed by a whole number"):
+            result[index]
+    with pytest.raises(IndexError):
+        result[np.array(4)]
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+def test_copies_are_read_only_too(duplicate) -> None:
+    result = make()
+    other = duplicate(result)
+    for name in ("keypoints", "scores", "boxes"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(result, name))
+        assert not getattr(other, name).flags.writeable
+    assert (other.spec, other.frame_size, other.timings) == (result.spec, result.frame_size, result.timings)
+
+
 def test_json() -> None:
     result = make()
     data = json.loads(result.to_json())
@@ -115,6 +138,17 @@ def test_coco() -> None:
     expected = np.concatenate([result.keypoints[0], result.scores[0][:, None]], axis=1).ravel()
     np.testing.assert_allclose(entries[0]["keypoints"], expected, atol=6e-5)  # four decimals
     json.dumps(entries, allow_nan=False)
+
+
+def test_numpy_integers_are_written_as_json() -> None:
+    result = make(1, frame_size=(np.int64(160), np.int32(120)))
+    assert json.loads(result.to_json())["frame_size"] == [160, 120]
+    (entry,) = json.loads(json.dumps(result.to_coco(image_id=np.int64(3), category_id=np.uint8(2))))
+    assert (entry["image_id"], entry["category_id"]) == (3, 2)
+    assert result.to_coco(image_id="shirt.jpg")[0]["image_id"] == "shirt.jpg"
+    for ids in ({"image_id": 1.5}, {"category_id": None}, {"image_id": True}):
+        with pytest.raises(InputError, match="whole numbers"):
+            result.to_coco(**ids)
 
 
 def test_supervision_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_required_keys(missing: str) -> None:
         ({"colour": 1}, "unknown keys.*colour"),
         ({"schema": 2}, "schema 2"),
         ({"input_size": [192]}, "input_size"),
-        ({"input_size": "192x256"}, "wrong kind"),
+        ({"input_size": "192x256"}, "input_size: expected a list of integers"),
         ({"input_size": [192.0, 256]}, "integers"),
         ({"heatmap_size": [48, 1]}, "heatmap_size"),
         ({"keypoint_names": []}, "empty"),
@@ -119,5 +119,32 @@ def test_lists_become_tuples_so_that_equal_specs_compare_equal() -> None:
     fields = {"name": "a", "flip_indices": [1, 0], "skeleton": [[0, 1]], "input_size": [64, 32]}
     spec = ModelSpec(heatmap_size=(16, 8), keypoint_names=["left", "right"], **fields)
     assert spec == ModelSpec.from_json(spec.to_json())
-    with pytest.raises(ModelError, match="skeleton must be a sequence"):
+    with pytest.raises(ModelError, match="skeleton: expected a list"):
         ModelSpec(heatmap_size=(16, 8), keypoint_names=["left", "right"], **{**fields, "skeleton": [3]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keypoint_names": "abc"}, "keypoint_names: expected a list of strings"),
+        ({"name": 5}, "name: expected a string"),
+        ({"padding": float("inf")}, "padding: expected a finite number"),
+        ({"padding": "x"}, "padding: expected a finite number"),
+        ({"mean": (float("nan"), 0, 0)}, "mean: expected a finite number"),
+        ({"metrics": [1]}, "metrics: expected an object"),
+        ({"flip_indices": (0, "a")}, "flip_indices: expected a list of integers"),
+        ({"keypoint_names": ["a", "b", "c"], "flip_indices": (1, 2, 0)}, "a permutation of 0..2 that undoes itself"),
+    ],
+)
+def test_the_constructor_checks_every_field(change: dict[str, object], message: str) -> None:
+    fields = {"name": "a", "input_size": (64, 32), "heatmap_size": (16, 8), "keypoint_names": ["l", "r"]}
+    with pytest.raises(ModelError, match=message):
+        ModelSpec(**{**fields, "flip_indices": (1, 0), **change})
+
+
+def test_a_spec_is_hashable_and_keeps_its_own_metrics() -> None:
+    metrics = {"PCK@0.2": 0.9}
+    spec = ModelSpec("a", (64, 32), (16, 8), ("l", "r"), (1, 0), metrics=metrics)
+    metrics["PCK@0.2"] = 0.1
+    assert spec.metrics == {"PCK@0.2": 0.9}
+    assert hash(spec) == hash(ModelSpec.from_json(spec.to_json()))

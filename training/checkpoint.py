@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgepose.errors import MissingDependencyError, ModelError
 from edgepose.training.recipes import Recipe
 
@@ -25,7 +27,7 @@ SHOWN = 5  # names that an error message lists before "and n more"
 def load_checkpoint(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint's weights into a model, in place and strictly: every name and every shape must fit.
 
-    Read with ``weights_only=True``: a checkpoint cannot run code.
+    Read with ``weights_only=True``, NumPy's plain data allowed: a checkpoint cannot run code.
 
     Args:
         model: a network of :mod:`edgepose.training.models`.
@@ -85,7 +87,8 @@ def describe_checkpoint(recipe: Recipe, path: str | Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_globals()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
@@ -100,6 +103,13 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"checkpoint {path} holds no state dict: expected tensors by name, maybe under 'state_dict'")
     return dict(state)
+
+
+def _numpy_globals() -> list[Any]:
+    """What arrays and numbers of NumPy are pickled with: plain data, which MMPose 1.x keeps beside the weights."""
+    core = getattr(np, "_core", None) or np.core  # NumPy 2 and 1.26
+    dtypes = {type(np.dtype(name)) for name in ("f2", "f4", "f8", "u1", "i4", "i8", "?", "U1", "S1")}
+    return [core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype, *dtypes]
 
 
 def _renamed(name: str) -> str:

@@ -1,24 +1,71 @@
-"""The training commands of the command line: train, evaluate, synthesize. PyTorch is imported inside them."""
+"""The commands of training: recipes, export, train, evaluate, synthesize. PyTorch is imported inside them."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["register"]
+from edgepose.console import console, track
 
-console = Console()
+__all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the training commands to the `edgepose` command."""
-    for command in (train, evaluate, synthesize):
+    for command in (recipes, export, train, evaluate, synthesize):
         app.command()(command)
+
+
+class Precision(str, Enum):
+    """Precision of an exported model."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+def recipes() -> None:
+    """List the training recipes that `edgepose export` takes."""
+    from edgepose.training.recipes import RECIPES
+
+    table = Table("recipe", "landmarks", "input (w x h)", "codec")
+    for name, recipe in RECIPES.items():
+        spec = recipe.spec()
+        table.add_row(name, str(spec.num_keypoints), f"{spec.input_size[0]} x {spec.input_size[1]}", spec.codec)
+    console.print(table)
+
+
+def export(
+    recipe: Annotated[
+        str, typer.Argument(help="A name of `edgepose recipes`, for instance deepfashion/full/resnet50.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights: a .pth file with MMPose's names.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Untrained: for measuring speed.")] = False,
+    precision: Annotated[Precision, typer.Option(help="Of weights, input and output.")] = Precision.fp32,
+    declared: Annotated[
+        bool, typer.Option("--declared", help="hrnet_w48_udp: use the UDP codec that MMPose's configuration declares.")
+    ] = False,
+) -> None:
+    """Write a recipe's network as ONNX, with its spec inside, checked against PyTorch. Needs the extra `train`."""
+    from edgepose.training.export import export_recipe
+
+    report = export_recipe(
+        recipe,
+        output,
+        checkpoint=checkpoint,
+        random_weights=random_weights,
+        precision=precision.value,
+        declared=declared,
+    )
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in vars(report).items():
+        table.add_row(key.replace("_", " "), escape(str(value)))
+    console.print(table)
 
 
 def train(
@@ -82,7 +129,6 @@ def synthesize(
     photos: Annotated[Path | None, typer.Option(help="Photos to cut backgrounds and cloth from.")] = None,
 ) -> None:
     """Render a data set of garments with exact landmarks."""
-    from edgepose.cli import track
     from edgepose.training.synthesize import synthesize as render
 
     for _ in track(render(output, count, seed=seed, outlines=outlines, photos=photos), count, "rendering"):

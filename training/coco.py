@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgepose.errors import InputError
+from edgepose.media import read_photo
 
 __all__ = ["Annotation", "load_coco", "read_frame", "write_coco"]
 
@@ -54,13 +54,26 @@ def load_coco(path: str | Path, num_keypoints: int) -> list[Annotation]:
         raise InputError(f"{path}: expected a COCO keypoint JSON file, but it cannot be read: {error}") from None
     if not isinstance(data, dict) or not {"images", "annotations", "categories"} <= set(data):
         raise InputError(f"{path}: expected the COCO keys images, annotations and categories")
-    images = {image["id"]: image for image in data["images"]}
-    categories = {category["id"]: category["name"] for category in data["categories"]}
-    return [_annotation(path, record, images, categories, num_keypoints) for record in data["annotations"]]
+    try:
+        images = {image["id"]: image for image in data["images"]}
+        categories = {category["id"]: str(category["name"]) for category in data["categories"]}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: an entry of images or categories is broken: {error!r}") from None
+    annotations = []
+    for number, record in enumerate(data["annotations"], 1):
+        where = f"{path}: annotation {record.get('id') if isinstance(record, dict) else f'number {number}'}"
+        try:
+            annotations.append(_annotation(path.parent, where, record, images, categories, num_keypoints))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{where}: a value is missing or of the wrong kind: {error!r}") from None
+    return annotations
 
 
-def _annotation(path: Path, record: Mapping, images: Mapping, categories: Mapping, num_keypoints: int) -> Annotation:
-    where = f"{path}: annotation {record.get('id')!r}"
+def _annotation(
+    folder: Path, where: str, record: Mapping, images: Mapping, categories: Mapping, num_keypoints: int
+) -> Annotation:
     if missing := sorted({"image_id", "category_id", "bbox", "keypoints"} - set(record)):
         raise InputError(f"{where}: keys {missing} are missing")
     if record["image_id"] not in images or record["category_id"] not in categories:
@@ -69,7 +82,7 @@ def _annotation(path: Path, record: Mapping, images: Mapping, categories: Mappin
     if flat.size != 3 * num_keypoints:
         raise InputError(f"{where}: expected {num_keypoints} keypoints (x, y, v), got {flat.size} numbers")
     image = images[record["image_id"]]
-    files = [path.parent / image["file_name"], path.parent / "images" / image["file_name"]]
+    files = [folder / image["file_name"], folder / "images" / image["file_name"]]
     file = next((f for f in files if f.exists()), None)
     if file is None:
         raise InputError(f"{where}: image not found; looked for {files[0]} and {files[1]}")
@@ -86,11 +99,19 @@ def _annotation(path: Path, record: Mapping, images: Mapping, categories: Mappin
 
 
 def read_frame(annotation: Annotation) -> npt.NDArray[np.uint8]:
-    """The annotation's image, (H, W, 3) uint8 BGR. Raises InputError if it cannot be read."""
-    frame = cv2.imread(str(annotation.image), cv2.IMREAD_COLOR)
-    if frame is None:
-        raise InputError(f"{annotation.image}: not a readable image")
-    return np.asarray(frame, np.uint8)
+    """The annotation's image, (H, W, 3) uint8 BGR.
+
+    Raises:
+        InputError: it cannot be read, or has another size than the annotation file says.
+    """
+    frame = read_photo(annotation.image)
+    size = (frame.shape[1], frame.shape[0])
+    if size != annotation.size:
+        raise InputError(
+            f"{annotation.image} has {size[0]}x{size[1]} px, its annotation says {annotation.size[0]}x"
+            f"{annotation.size[1]}: the labels belong to another version of the picture (resized, or turned by EXIF)"
+        )
+    return frame
 
 
 def write_coco(

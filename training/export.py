@@ -100,6 +100,8 @@ def export_recipe(
         came = "both" if random_weights else "neither"
         raise InputError(f"give a checkpoint or ask for random weights: one of the two is needed, {came} came")
     path = _checked_output(output)
+    if declared and not recipe.declares_udp:
+        raise InputError(f"{recipe.name} declares what it is: declared is for the hrnet_w48_udp recipes")
     recipe = recipe.declared() if declared else recipe
     spec = recipe.spec()
     if checkpoint is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from edgepose.errors import InputError
+from edgepose.media import photos_in
 from edgepose.predictor import Predictor
 from edgepose.spec import ModelSpec
 from edgepose.training import models
@@ -89,6 +90,8 @@ def train_garment_landmarks(
     rendered = load_coco(extra, 8) if extra else []
     if not stages:
         raise InputError("stages is empty: give at least one Stage")
+    if unlabelled is not None:
+        photos_in(Path(unlabelled))  # a wrong folder must not be found out after hours
     torch.manual_seed(stages[0].schedule.seed)
     model = models.create(ARCHITECTURE, 8)
     photos = labelled

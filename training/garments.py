@@ -7,6 +7,7 @@ empty, so that a low score says "not there". Left and right are the image's.
 from __future__ import annotations
 
 from edgepose.spec import ModelSpec
+from edgepose.training.fashion import DEEPFASHION
 
 __all__ = ["ABSENT", "CATEGORIES", "garment_spec"]
 
@@ -18,13 +19,13 @@ ABSENT = {"upper": (4, 5), "lower": (0, 1, 2, 3)}
 
 def garment_spec(input_size: tuple[int, int] = (192, 256)) -> ModelSpec:
     """The model's spec, without the figures of a training run."""
-    sides = ("left", "right")
+    landmarks = DEEPFASHION["full"]
     return ModelSpec(
         name="garment-landmarks",
         input_size=input_size,
         heatmap_size=(input_size[0] // 4, input_size[1] // 4),
-        keypoint_names=tuple(f"{side} {part}" for part in ("collar", "sleeve", "waistline", "hem") for side in sides),
-        flip_indices=(1, 0, 3, 2, 5, 4, 7, 6),
+        keypoint_names=landmarks.keypoint_names,
+        flip_indices=landmarks.flip_indices,
         skeleton=((0, 1), (0, 2), (1, 3), (4, 5), (6, 7), (4, 6), (5, 7)),
         colors=(
             (255, 99, 72), (255, 177, 66), (46, 213, 115), (200, 214, 60),

@@ -40,7 +40,7 @@ def pck_per_keypoint(
     error, mask = _errors(predicted, truth, visible)
     if array.shape != (len(mask), 4):
         raise InputError(f"boxes must have the shape ({len(mask)}, 4), xyxy, got {array.shape}")
-    if array.dtype.kind != "f":
+    if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32)
     side = (array[:, 2:] - array[:, :2]).max(axis=1)
     distances = _distances(error, np.where(side < 0, side.dtype.type(NEVER), side))
@@ -80,7 +80,8 @@ def _errors(
     predicted: ArrayLike, truth: ArrayLike, visible: ArrayLike
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """predicted - truth (N, K, 2) in the arguments' own precision, and the mask (N, K) of what counts."""
-    found, true, seen = np.asarray(predicted), np.asarray(truth), np.asarray(visible)
+    found, true = (a if a.dtype.kind == "f" else a.astype(np.float64) for a in map(np.asarray, (predicted, truth)))
+    seen = np.asarray(visible)
     if found.ndim != 3 or found.shape[2] != 2 or true.shape != found.shape or seen.shape != found.shape[:2]:
         raise InputError(
             "expected predicted (N, K, 2), truth (N, K, 2) and visible (N, K), "

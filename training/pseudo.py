@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgepose.errors import InputError
 from edgepose.frames import whole_image_box
+from edgepose.media import photos_in, read_photo
 from edgepose.predictor import Predictor
 from edgepose.training.coco import Annotation
 from edgepose.training.garments import ABSENT, CATEGORIES, garment_spec
@@ -45,14 +45,8 @@ def pseudo_label(predictor: Predictor, photos: str | Path) -> Iterator[tuple[Pat
     """
     if predictor.spec.keypoint_names != garment_spec().keypoint_names:
         raise InputError(f"pseudo-labels need a garment-landmarks model, {predictor.spec.name!r} has other landmarks")
-    files = sorted(p for p in Path(photos).iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    if not files:
-        raise InputError(f"{photos} holds no .jpg or .png photo")
-    for file in files:
-        frame = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if frame is None:
-            raise InputError(f"{file}: not a readable image")
-        yield file, _label(predictor, file, np.asarray(frame, np.uint8))
+    for file in photos_in(Path(photos)):
+        yield file, _label(predictor, file, read_photo(file))
 
 
 def _label(predictor: Predictor, file: Path, frame: npt.NDArray[np.uint8]) -> tuple[Annotation, float] | None:

@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgepose.errors import InputError
+from edgepose.media import photos_in, read_photo
 from edgepose.training.coco import Annotation, write_coco
 from edgepose.training.garments import CATEGORIES, garment_spec
-from edgepose.training.synthetic import load_outlines, render_garment
+from edgepose.training.synthetic import Outline, load_outlines, render_garment
 
 __all__ = ["synthesize"]
 
@@ -51,15 +51,10 @@ def synthesize(
         raise InputError(f"count must be at least 1, got {count}")
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    files = (
-        sorted(str(p) for p in Path(photos).iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
-        if photos
-        else []
-    )
-    if photos and not files:
-        raise InputError(f"{photos} holds no .jpg or .png picture")
+    files = photos_in(Path(photos)) if photos else []
+    shapes = load_outlines(outlines) if outlines else None
     done: list[tuple[Annotation, str]] = []
-    with ProcessPoolExecutor(workers or os.cpu_count(), initializer=_start, initargs=(outlines, files)) as pool:
+    with ProcessPoolExecutor(workers or os.cpu_count(), initializer=_start, initargs=(shapes, files)) as pool:
         jobs = ((str(folder), seed, index, size) for index in range(count))
         for item in pool.map(_render, jobs, chunksize=8):
             done.append(item)
@@ -73,32 +68,28 @@ def synthesize(
     )
 
 
-_outlines: Any = None
-_files: Sequence[str] = ()
+_outlines: Sequence[Outline] | None = None
+_files: Sequence[Path] = ()
 
 
-def _start(outlines: str | Path | None, files: Sequence[str]) -> None:
+def _start(outlines: Sequence[Outline] | None, files: Sequence[Path]) -> None:
     global _outlines, _files
     cv2.setNumThreads(0)
-    _outlines = load_outlines(outlines) if outlines else None
-    _files = files
+    _outlines, _files = outlines, files
 
 
-def _patches(rng: np.random.Generator, number: int, border_only: bool) -> list[npt.NDArray[np.uint8]] | None:
-    """Random patches of the photos; ``border_only`` takes them from the margins, where the floor or the wall is."""
-    patches = []
-    for file in rng.choice(np.asarray(_files), min(number, len(_files)), replace=False):
-        image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-        if image is None:
-            raise InputError(f"{file}: not a readable picture")
-        h, w = image.shape[:2]
-        if border_only:
-            depth = max(h // 6, 16)
-            top = image[:depth] if rng.random() < 0.5 else image[h - depth :][::-1]
-            patches.append(np.ascontiguousarray(top, np.uint8))
-        else:
-            patches.append(np.ascontiguousarray(image[h // 3 : 2 * h // 3, w // 3 : 2 * w // 3], np.uint8))
-    return patches
+def _floor(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """The upper or lower margin of a random photo, where the floor or the wall is."""
+    photo = read_photo(_files[int(rng.integers(len(_files)))])
+    depth = max(len(photo) // 6, 16)
+    return np.ascontiguousarray(photo[:depth] if rng.random() < 0.5 else photo[-depth:][::-1])
+
+
+def _cloth(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """The middle of a random photo, where the garment is."""
+    photo = read_photo(_files[int(rng.integers(len(_files)))])
+    h, w = photo.shape[:2]
+    return np.ascontiguousarray(photo[h // 3 : 2 * h // 3, w // 3 : 2 * w // 3])
 
 
 def _render(job: tuple[str, int, int, tuple[int, int]]) -> tuple[Annotation, str]:
@@ -109,8 +100,8 @@ def _render(job: tuple[str, int, int, tuple[int, int]]) -> tuple[Annotation, str
         rng,
         size,
         outlines=_outlines,
-        backgrounds=_patches(rng, 1, True) if real else None,
-        textures=_patches(rng, 1, False) if real and rng.random() < 0.5 else None,
+        backgrounds=[_floor(rng)] if real else None,
+        textures=[_cloth(rng)] if real and rng.random() < 0.5 else None,
     )
     file = Path(folder) / f"images/{index:06d}.jpg"
     if not cv2.imwrite(str(file), sample.image, [cv2.IMWRITE_JPEG_QUALITY, 92]):

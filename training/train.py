@@ -106,6 +106,11 @@ class Trainer:
         folder: checkpoints and TensorBoard events go here.
         device: ``cpu`` or a torch device string.
         workers: data loading processes.
+
+    ``best.pt`` is kept beside it: the epoch with the best AUC, for those who choose by validation.
+
+    Raises:
+        InputError: the data do not fill one batch; while training: the loss is not finite.
     """
 
     def __init__(
@@ -127,6 +132,10 @@ class Trainer:
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         real = len(dataset) if real is None else real
+        if real < schedule.batch_size:
+            raise InputError(
+                f"{real} samples do not fill one batch of {schedule.batch_size}: give more data or a smaller batch_size"
+            )
         self.sampler = EpochSampler(real, len(dataset) - real, schedule)
         self.loader = DataLoader(
             dataset, schedule.batch_size, sampler=self.sampler, num_workers=workers, drop_last=True,
@@ -261,7 +270,7 @@ class Trainer:
         """Go on from ``folder/last.pt`` if it is there; the run then ends as if it had never stopped.
 
         Raises:
-            InputError: the checkpoint belongs to another schedule.
+            InputError: the checkpoint belongs to another schedule, spec or network.
         """
         path = self.folder / "last.pt"
         if not path.exists():
@@ -272,7 +281,12 @@ class Trainer:
                 f"{path} was made with another schedule: {state['schedule']}, now {asdict(self.schedule)}. "
                 "Resume with the same options, or train into a new folder."
             )
-        self.model.load_state_dict(state["trained"])
+        if state["spec"] != self.spec.to_json():
+            raise InputError(f"{path} belongs to another model: {state['spec']}. Train into a new folder.")
+        try:
+            self.model.load_state_dict(state["trained"])
+        except RuntimeError as error:
+            raise InputError(f"{path} belongs to another network; train into a new folder. {error}") from None
         self.averaged = state["state_dict"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]

@@ -34,7 +34,7 @@ def find_model(model: str | Path) -> Path:
         EngineError: it is a TensorRT engine, which this version does not run.
     """
     path = Path(model)
-    if isinstance(model, str) and not path.suffix and path.name == model and not path.exists():
+    if isinstance(model, str) and not path.suffix and path.name == model and not path.is_file():
         return _bundled(model)
     if path.suffix.lower() in _ENGINE_SUFFIXES:
         raise EngineError(

@@ -214,7 +214,7 @@ def test_area_sampling_follows_the_definition():
         box = [[x, y, x + rng.uniform(20, 400), y + rng.uniform(20, 400)]]
         affine = crop_affines(box, (16, 20), rotation=float(rng.uniform(-90, 90)) if trial % 2 else 0.0)
         span = 1 / np.hypot(*affine[0, 0, :2])  # frame px for a crop px; msra crops are not stretched
-        halvings = max(0, int(np.floor(np.log2(span))))
+        halvings = max(0, int(np.floor(np.log2(span / 2))))  # two pixels are left for each of the crop
         reduced, block = frame, 2**halvings
         for _ in range(halvings):
             reduced = halved(reduced)
@@ -238,6 +238,13 @@ def test_area_sampling_does_not_alias():
     assert crop["opencv4"].std() > 30
 
 
+@pytest.mark.parametrize("sampling", ["linear", "opencv4", "area"])
+def test_an_empty_list_is_no_crops(sampling):
+    frame = np.zeros((8, 9, 3), np.uint8)
+    assert reference.crop_warp(frame, [], (4, 5), sampling=sampling).shape == (0, 5, 4, 3)
+    assert reference.crop_warp(frame, [], (4, 5), sampling=sampling, mean=MEAN, std=STD).shape == (0, 3, 5, 4)
+
+
 def test_wrong_arguments():
     frame, affines = np.zeros((8, 9, 3), np.uint8), np.array([[[1.0, 0, 0], [0, 1, 0]]])
     size = (4, 5)
@@ -251,8 +258,9 @@ def test_wrong_arguments():
     for bad_affine in (affines * 0, affines * np.nan, np.array([[[1.0, 1, 0], [1, 1, 0]]])):
         with pytest.raises(ValueError, match="affine 1 is not finite or cannot be inverted"):
             reference.crop_warp(frame, np.concatenate([affines, bad_affine]), size)
-    with pytest.raises(ValueError, match=r"two whole numbers \(w, h\)"):
-        reference.crop_warp(frame, affines, (0, 5))
+    for bad_size in ((0, 5), (4.5, 5), (4, 5, 6), 192, None, "ab", (float("nan"), 5), (float("inf"), 5)):
+        with pytest.raises(ValueError, match=r"two whole numbers \(w, h\)"):
+            reference.crop_warp(frame, affines, bad_size)
     with pytest.raises(ValueError, match="sampling must be"):
         reference.crop_warp(frame, affines, size, sampling="cubic")
     with pytest.raises(ValueError, match="belong together"):

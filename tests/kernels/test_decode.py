@@ -202,10 +202,22 @@ def test_views_and_empty_batches():
             assert np.isfinite(locations).all()
 
 
+def test_the_default_is_the_peaks_cell_and_integers_and_lists_are_taken():
+    maps = np.random.default_rng(7).integers(0, 99, (2, 3, 8, 6))
+    expected = reference.decode_heatmaps(maps.astype(np.float32), refinement="none")
+    for same in (maps, maps.astype(np.uint8), maps.tolist()):
+        for array, wanted in zip(reference.decode_heatmaps(same), expected, strict=True):
+            assert array.dtype == np.float32
+            np.testing.assert_array_equal(array, wanted)
+    locations, scores = reference.decode_heatmaps([], refinement="dark")
+    assert (locations.shape, scores.shape) == ((0, 0, 2), (0, 0))
+
+
 def test_wrong_arguments():
     maps = np.zeros((1, 2, 8, 6), np.float32)
-    with pytest.raises(TypeError, match="float32 or float16, got int64"):
-        reference.decode_heatmaps(maps.astype(np.int64), refinement="none")
+    for bad in (maps.astype(np.complex64), maps > 0, np.full((1, 1, 2, 2), "a")):
+        with pytest.raises(TypeError, match="real numbers"):
+            reference.decode_heatmaps(bad)
     with pytest.raises(ValueError, match=r"\(N, K, h, w\)"):
         reference.decode_heatmaps(maps[0], refinement="none")
     with pytest.raises(ValueError, match="h and w at least 1"):

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgepose.errors import ModelError
@@ -34,7 +35,9 @@ def load(path: Path, content: object, num_keypoints: int = 8) -> torch.nn.Module
     return network
 
 
-@pytest.mark.parametrize("form", ["plain", "nested", "mmpose 0.x", "data parallel", "no counters", "preprocessor"])
+@pytest.mark.parametrize(
+    "form", ["plain", "nested", "mmpose 0.x", "data parallel", "no counters", "preprocessor", "numpy"]
+)
 def test_checkpoints_load(tmp_path: Path, state: dict[str, torch.Tensor], form: str) -> None:
     content: object = dict(state)
     if form == "nested":
@@ -47,6 +50,10 @@ def test_checkpoints_load(tmp_path: Path, state: dict[str, torch.Tensor], form: 
         content = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     elif form == "preprocessor":
         content = {**state, "data_preprocessor.mean": torch.zeros(3, 1, 1), "data_preprocessor.std": torch.ones(3)}
+    elif form == "numpy":  # MMPose 1.x keeps the data set's facts beside the weights
+        facts = {"sigmas": np.zeros(4), "flip_indices": np.arange(4), "name": np.array(["left"])}
+        meta = {"dataset_meta": facts, "seed": np.int64(3), "lr": np.float32(0.1)}
+        content = {"state_dict": dict(state), "meta": meta}
     network = load(tmp_path / "w.pth", content)
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 

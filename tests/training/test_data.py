@@ -15,7 +15,7 @@ from edgepose.kernels.reference import crop_warp, decode_heatmaps
 
 pytest.importorskip("torch", reason="training needs PyTorch: pip install 'edgepose[train]'")
 
-from edgepose.training.coco import load_coco
+from edgepose.training.coco import load_coco, read_frame
 from edgepose.training.dataset import LandmarkDataset
 from edgepose.training.garments import ABSENT, garment_spec
 from edgepose.training.synthesize import synthesize
@@ -162,3 +162,39 @@ def test_synthesize_refuses_a_folder_without_pictures(tmp_path: Path) -> None:
         list(synthesize(tmp_path / "out", 2, photos=tmp_path))
     with pytest.raises(InputError, match="count"):
         list(synthesize(tmp_path / "out", 0))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d["images"][1].pop("width"),
+        lambda d: d["annotations"][1].update(bbox=None),
+        lambda d: d["annotations"][1].update(bbox=[1, 2, 3]),
+        lambda d: d["annotations"][1].update(keypoints=["left"] * 24),
+    ],
+)
+def test_a_value_of_the_wrong_kind_names_its_record(garments: Path, damage: object) -> None:
+    data = json.loads(garments.read_text())
+    damage(data)
+    broken = garments.parent / "broken.json"
+    broken.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=r"broken\.json: annotation 2: a value is missing or of the wrong kind"):
+        load_coco(broken, 8)
+
+
+def test_a_picture_of_another_size_than_its_labels_is_refused(garments: Path) -> None:
+    data = json.loads(garments.read_text())
+    for image in data["images"]:
+        image["width"], image["height"] = image["height"], image["width"]  # as if turned by EXIF
+    turned = garments.parent / "turned.json"
+    turned.write_text(json.dumps(data))
+    (annotation, *_) = load_coco(turned, 8)
+    with pytest.raises(InputError, match="300x400 px, its annotation says 400x300"):
+        read_frame(annotation)
+
+
+def test_synthesize_finds_out_about_missing_inputs_before_it_renders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        list(synthesize(tmp_path / "out", 2, photos=tmp_path / "none"))
+    with pytest.raises(InputError, match=r"none\.json"):
+        list(synthesize(tmp_path / "out", 2, outlines=tmp_path / "none.json"))

@@ -119,3 +119,16 @@ def test_the_rate_warms_up_and_falls_along_a_cosine(annotations: list[Annotation
     assert max(rates) == pytest.approx(1.0)
     assert rates[60] == pytest.approx(0.55)
     assert rates[110] == pytest.approx(0.1)
+
+
+def test_data_that_do_not_fill_a_batch_are_refused(annotations: list[Annotation], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="do not fill one batch"):
+        trainer(annotations, tmp_path, replace(SCHEDULE, batch_size=9))
+
+
+def test_resume_refuses_another_model(annotations: list[Annotation], tmp_path: Path) -> None:
+    trainer(annotations, tmp_path).fit(silent)
+    other = replace(SPEC, name="another")
+    dataset = LandmarkDataset(annotations, other)
+    with pytest.raises(InputError, match="another model"):
+        Trainer(small_network(), other, dataset, annotations[:4], SCHEDULE, tmp_path, real=8, workers=0).resume()
