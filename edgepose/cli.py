@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from edgepose.console import console, messages, track
@@ -87,7 +87,7 @@ def predict(
     ] = None,
     whole_image: Annotated[bool, typer.Option("--whole-image", help="One garment fills each picture.")] = False,
     flip_test: FlipTest = False,
-    min_score: MinScore = 0.2,
+    min_score: MinScore = 0.4,
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
 ) -> None:
     """Find landmarks: writes annotated pictures or a video, and all coordinates as JSON.
@@ -174,7 +174,7 @@ def models() -> None:
     from edgepose.modelfile import ModelFile
     from edgepose.models import bundled_models
 
-    table = Table("name", "landmarks", "input (w x h)", "codec", "precision", "size", "licence", "metrics")
+    table = Table(Column("name", no_wrap=True), "landmarks", "input (w x h)", "size", "licence", "metrics")
     for name, path in bundled_models().items():
         file = ModelFile.read(path)
         if file.spec is None:
@@ -183,7 +183,7 @@ def models() -> None:
         figures = ", ".join(f"{key} {value:.3g}" for key, value in spec.metrics.items())
         size = f"{spec.input_size[0]} x {spec.input_size[1]}"
         megabytes = f"{file.size / 1e6:.1f} MB"
-        table.add_row(name, str(spec.num_keypoints), size, spec.codec, file.precision, megabytes, spec.license, figures)
+        table.add_row(name, str(spec.num_keypoints), size, megabytes, spec.license, figures)
     if table.row_count:
         console.print(table)
     else:

@@ -21,7 +21,7 @@ __all__ = ["MIN_SCORE", "PoseResult", "Timings"]
 JSON_SCHEMA = 1
 # Landmarks below this are not drawn. The bundled models are trained to give landmarks that a garment does not have
 # (the waistline of a T-shirt) a flat heatmap, whose peak stays below it.
-MIN_SCORE = 0.2
+MIN_SCORE = 0.4
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,15 @@ class Stage:
         input_size: (w, h) px.
         schedule: see :class:`Schedule`.
         repeats: how often an epoch sees a photo of a category; once where it is not named.
+        augmentation: how much the crops vary.
+        labelled_only: leave out the photos that the model labelled itself.
     """
 
     input_size: tuple[int, int]
     schedule: Schedule
     repeats: Mapping[str, int] = field(default_factory=dict)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    labelled_only: bool = False
 
 
 # Coarse first: a step at 128x160 costs 0.4 of one at 192x256, and which part is which can be learnt there. The second
@@ -53,6 +57,29 @@ STAGES = (
         (192, 256),
         Schedule(epochs=42, learning_rate=6e-4, extra_first=400, extra_last=100, seed=1),
         repeats={"full": 2},
+    ),
+    # A few epochs on what the hand-labelled photos really look like.
+    Stage(
+        (192, 256),
+        Schedule(epochs=8, learning_rate=1.5e-4, final_rate=0.02, warmup_steps=20, average=0.99, seed=2),
+        repeats={"full": 2},
+        augmentation=Augmentation(
+            rotation=15.0,
+            scale=(0.85, 1.15),
+            shift=0.05,
+            shear=0.05,
+            elastic=0.2,
+            color=0.5,
+            invert_light=0.0,
+            gray=0.03,
+            blur=0.1,
+            noise=0.15,
+            jpeg=0.1,
+            shadow=0.1,
+            erase=0.1,
+            border=0.1,
+        ),
+        labelled_only=True,
     ),
 )
 
@@ -82,7 +109,8 @@ def train_garment_landmarks(
         log: gets a line for each evaluation.
 
     Returns:
-        The model with its averaged weights, and its spec with the validation figures.
+        The model with the mean of the best weights (by validation AUC) of the stages that have the last one's input
+        size, and its spec with the validation figures.
     """
     data, output = Path(data), Path(output)
     labelled = load_coco(data / "train.json", 8)
@@ -97,8 +125,9 @@ def train_garment_landmarks(
     photos = labelled
     for number, stage in enumerate(stages, 1):
         spec, seed = garment_spec(stage.input_size), stage.schedule.seed
-        real = [photo for photo in photos for _ in range(stage.repeats.get(photo.category, 1))]
-        dataset = LandmarkDataset(real + rendered, spec, augmentation=Augmentation(), absent=ABSENT, seed=seed)
+        used = labelled if stage.labelled_only else photos
+        real = [photo for photo in used for _ in range(stage.repeats.get(photo.category, 1))]
+        dataset = LandmarkDataset(real + rendered, spec, augmentation=stage.augmentation, absent=ABSENT, seed=seed)
         folder = output / str(number)
         trainer = Trainer(
             model, spec, dataset, validation, stage.schedule, folder, real=len(real), device=device, workers=workers
@@ -106,9 +135,12 @@ def train_garment_landmarks(
         trainer.resume()
         trainer.fit(log)
         model.load_state_dict(trainer.averaged)
-        result = trainer.evaluate()
         if number == 1 and unlabelled is not None:
             photos = labelled + _self_labelled(model, spec, Path(unlabelled), output, log)
+    at_full_size = [n for n, stage in enumerate(stages, 1) if stage.input_size == stages[-1].input_size]
+    trainer.averaged = _mean_of_best([output / str(n) for n in at_full_size])
+    model.load_state_dict(trainer.averaged)
+    result = trainer.evaluate()
     names = f"--data {data.name}" + (" --extra synthetic.json" if extra else "")
     names += f" --unlabelled {Path(unlabelled).name}" if unlabelled else ""
     return model.eval(), replace(
@@ -121,6 +153,14 @@ def train_garment_landmarks(
             "date": datetime.date.today().isoformat(),
         },
     )
+
+
+def _mean_of_best(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The mean of the stages' best weights: one run's epochs differ by chance, their mean less (Wortsman et al.,
+    "Model soups", arXiv:2203.05482)."""
+    states = [torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["state_dict"] for folder in folders]
+    first = states[0]
+    return {name: (sum(state[name].float() for state in states) / len(states)).to(first[name]) for name in first}
 
 
 def _self_labelled(

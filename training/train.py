@@ -107,7 +107,7 @@ class Trainer:
         device: ``cpu`` or a torch device string.
         workers: data loading processes.
 
-    ``best.pt`` is kept beside it: the epoch with the best AUC, for those who choose by validation.
+    ``best.pt`` beside it is the epoch with the best validation AUC.
 
     Raises:
         InputError: the data do not fill one batch; while training: the loss is not finite.
