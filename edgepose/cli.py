@@ -180,7 +180,7 @@ def models() -> None:
         if file.spec is None:
             raise EdgePoseError(f"the bundled model {path} has no spec: install edgepose again")
         spec = file.spec
-        figures = ", ".join(f"{key} {value:.3g}" for key, value in spec.metrics.items())
+        figures = "\n".join(f"{key} {value:.3g}" for key, value in spec.metrics.items())
         size = f"{spec.input_size[0]} x {spec.input_size[1]}"
         megabytes = f"{file.size / 1e6:.1f} MB"
         table.add_row(name, str(spec.num_keypoints), size, megabytes, spec.license, figures)
