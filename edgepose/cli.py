@@ -104,9 +104,8 @@ def predict(
     with Predictor(model, spec=spec, device=device, flip_test=flip_test) as predictor:
         report = annotate(predictor, source, output, box_source, min_score=min_score, track=track)
     files = f"{len(report.outputs)} file{'s' * (len(report.outputs) != 1)}"
-    console.print(
-        f"{files} with {report.objects} objects; coordinates in {escape(str(report.json_path))}", soft_wrap=True
-    )
+    objects = f"{report.objects} object{'s' * (report.objects != 1)}"
+    console.print(f"{files} with {objects}; coordinates in {escape(str(report.json_path))}", soft_wrap=True)
     for path in report.outputs[:3]:
         console.print(f"  {escape(str(path))}", soft_wrap=True, highlight=False)
     if len(report.outputs) > 3:

@@ -83,7 +83,7 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     try:
         frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except cv2.error as error:
-        raise InputError(f"{path} cannot be decoded: {error.err or error}") from None
+        raise InputError(f"{path} cannot be decoded: {str(error).strip()}") from None
     if frame is None:
         raise InputError(
             f"{path} ({data.size} bytes) is not a picture that OpenCV can read: empty, cut off or mislabelled"
@@ -112,7 +112,7 @@ def _encode(path: Path, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     try:
         done, data = cv2.imencode(path.suffix.lower(), frame)
     except cv2.error as error:  # OpenCV 4 raises, or returns False; OpenCV 5 returns False
-        done, reason = False, f"{error.err or error} ({reason})"
+        done, reason = False, f"{str(error).strip()} ({reason})"
     if not done:
         size = " x ".join(str(side) for side in frame.shape[1::-1])
         raise InputError(f"{path} cannot be written: OpenCV does not encode {size} px in this format. {reason}")

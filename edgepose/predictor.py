@@ -187,7 +187,7 @@ class Predictor:
 
 def _positive(name: str, value: Any) -> int:
     try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
+        number = 0 if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         number = 0
     if number < 1:

@@ -202,7 +202,7 @@ def _zeros(*shape: int) -> NDArray[np.float32]:
 def _whole(value: Any) -> int | None:
     """Any integer, NumPy's too, as an int; None for what is none, bools among them."""
     try:
-        return None if isinstance(value, bool) else operator.index(value)
+        return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         return None
 

@@ -85,6 +85,10 @@ def test_matches_the_oracle_on_random_maps(kind, refinement, size):
     assert error[conditioned].max() <= (1e-3 if kind == "noise" else 1e-4)
 
 
+@pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.0.0",
+    reason="NumPy 1 computes the oracle's float32 scalars in float64, which moves such points by 3e-5 of their distance",
+)
 @pytest.mark.parametrize("refinement", ["dark", "dark_udp"])
 def test_ill_conditioned_steps_go_mmposes_way(refinement):
     """On flat noise a Newton step can jump far out of the map; there every rounding is the same as MMPose's."""
