@@ -87,7 +87,7 @@ def test_matches_the_oracle_on_random_maps(kind, refinement, size):
 
 @pytest.mark.skipif(
     np.lib.NumpyVersion(np.__version__) < "2.0.0",
-    reason="NumPy 1 computes the oracle's float32 scalars in float64, which moves such points by 3e-5 of their distance",
+    reason="NumPy 1 computes the oracle's float32 scalars in float64: such points move by 3e-5 of their distance",
 )
 @pytest.mark.parametrize("refinement", ["dark", "dark_udp"])
 def test_ill_conditioned_steps_go_mmposes_way(refinement):
