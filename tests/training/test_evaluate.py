@@ -49,5 +49,5 @@ def test_the_bundled_model_keeps_its_figures_on_real_photos() -> None:
     assert result["PCK@0.05"] >= 0.88
     assert result["mean_error/longer_side"] <= 0.033
     for name, value in claimed.items():
-        # The spec's figures are PyTorch's with float32 weights; the file rounds them to float16. Seen: 2e-4 of a figure.
+        # The spec has PyTorch's figures with float32 weights; the file rounds them to float16. Seen: 2e-4 of a figure.
         assert result[name] == pytest.approx(value, rel=0.01), name
