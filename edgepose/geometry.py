@@ -15,16 +15,14 @@ and both codecs end at the image points that MMPose 1.3.2 computes by way of its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import InputError
+from edgepose.errors import InputError
+from edgepose.spec import Codec
 
 __all__ = ["crop_affines", "heatmap_to_crop", "invert_affines", "transform_points", "validate_boxes"]
-
-Codec = Literal["msra", "udp"]
 
 
 def validate_boxes(boxes: ArrayLike) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 import pickle
 import sys
@@ -251,3 +252,10 @@ def test_a_spec_without_colours_gets_different_ones() -> None:
     picture = result.draw(frame(), labels=False, boxes=False)
     colors = {tuple(picture[y, x].tolist()) for x, y in ((30, 30), (80, 60), (130, 90))}
     assert len(colors) == 3
+
+
+def test_the_command_line_draws_from_the_same_score_as_the_library() -> None:
+    """cli.py repeats the number so that `edgepose --help` need not load NumPy."""
+    from edgepose import cli, result
+
+    assert inspect.signature(cli.predict).parameters["min_score"].default == result.MIN_SCORE
