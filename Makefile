@@ -2,7 +2,7 @@
 PYTHON ?= python
 TYPED := build/typed
 
-.PHONY: check format test test-gpu bench wheel clean
+.PHONY: check format test test-gpu sanitize-gpu bench bench-gpu wheel clean
 
 check:  ## lint, formatting and types: what CI runs before the tests
 	$(PYTHON) -m ruff check .
@@ -19,11 +19,19 @@ test:
 	$(PYTHON) -m pytest
 
 test-gpu:  ## the tests that need an NVIDIA GPU and CuPy; they skip, and say so, elsewhere
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest tests/gpu
+
+sanitize-gpu:  ## the kernels' GPU tests under compute-sanitizer, for memory errors and for races in shared memory
+	compute-sanitizer --tool memcheck --error-exitcode 9 $(PYTHON) -m pytest -q tests/gpu/test_kernels_gpu.py
+	compute-sanitizer --tool racecheck --error-exitcode 9 $(PYTHON) -m pytest -q tests/gpu/test_kernels_gpu.py
 
 bench:  ## writes benchmarks/results/{latency,kernels}--DEVICE.json
 	$(PYTHON) benchmarks/latency.py
 	$(PYTHON) benchmarks/kernels.py
+
+bench-gpu:  ## needs an NVIDIA GPU, CuPy and PyTorch; writes benchmarks/results/gpu-*--DEVICE.json
+	$(PYTHON) benchmarks/gpu_kernels.py
+	$(PYTHON) benchmarks/gpu_pipeline.py
 
 wheel:
 	$(PYTHON) -m build --wheel

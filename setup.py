@@ -7,6 +7,7 @@ setup(
         "edgepose",
         "edgepose.engines",
         "edgepose.models",
+        "edgepose.pipelines",
         "edgepose.kernels",
         "edgepose.training",
         "edgepose.training.models",

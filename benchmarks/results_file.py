@@ -42,9 +42,12 @@ def _round(value: Any) -> float:
     return round(float(value), 3)
 
 
-def save(suite: str, figures: dict[str, Any]) -> Path:
-    """Write results/<suite>--<device>.json; an older file of the same suite and device is replaced."""
-    device = cpu_name()
+def save(suite: str, figures: dict[str, Any], *, device: str | None = None, unit: str = "ms") -> Path:
+    """Write results/<suite>--<device>.json; an older file of the same suite and device is replaced.
+
+    ``device`` is the GPU's name; None: the processor's.
+    """
+    device = device or cpu_name()
     record = {
         "suite": suite,
         "device": device,
@@ -59,7 +62,7 @@ def save(suite: str, figures: dict[str, Any]) -> Path:
             "onnxruntime": onnxruntime.__version__,
         },
         "load_average": [round(v, 2) for v in os.getloadavg()],
-        "unit": "ms",
+        "unit": unit,
         "figures": figures,
     }
     FOLDER.mkdir(exist_ok=True)

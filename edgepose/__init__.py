@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgepose.build import BuildOptions, BuiltEngine, build_engine
     from edgepose.errors import EdgePoseError, EngineError, InputError, MissingDependencyError, ModelError
     from edgepose.frames import whole_image_box
     from edgepose.models import bundled_models
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BuildOptions",
+    "BuiltEngine",
     "EdgePoseError",
     "EngineError",
     "InputError",
@@ -35,11 +38,14 @@ __all__ = [
     "Predictor",
     "Timings",
     "__version__",
+    "build_engine",
     "bundled_models",
     "whole_image_box",
 ]
 
 _HOMES = {
+    "BuildOptions": "edgepose.build",
+    "BuiltEngine": "edgepose.build",
     "EdgePoseError": "edgepose.errors",
     "EngineError": "edgepose.errors",
     "InputError": "edgepose.errors",
@@ -49,6 +55,7 @@ _HOMES = {
     "PoseResult": "edgepose.result",
     "Predictor": "edgepose.predictor",
     "Timings": "edgepose.result",
+    "build_engine": "edgepose.build",
     "bundled_models": "edgepose.models",
     "whole_image_box": "edgepose.frames",
 }

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
+from edgepose.build_cli import register as register_build_command
 from edgepose.console import console, messages, track
 from edgepose.errors import EdgePoseError
 
@@ -247,6 +248,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+register_build_command(app)
 register_training_commands(app)
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgepose.errors import InputError
 
-__all__ = ["as_bgr", "whole_image_box"]
+__all__ = ["as_bgr", "check_frame", "whole_image_box"]
 
 
 def as_bgr(frame: Any) -> NDArray[np.uint8]:
@@ -34,9 +34,20 @@ def as_bgr(frame: Any) -> NDArray[np.uint8]:
     Raises:
         InputError: not an array, not uint8, empty, or another number of dimensions or channels.
     """
+    image = check_frame(frame)
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[:, :, :3]
+
+
+def check_frame(frame: Any) -> NDArray[np.uint8]:
+    """A frame as (H, W, C) uint8, C of 1 (grey), 3 (BGR) or 4 (BGRA): always a view of ``frame``.
+
+    Raises InputError as :func:`as_bgr` does.
+    """
     if not isinstance(frame, np.ndarray):
         came = "None (cv2.imread returns it for an unreadable file)" if frame is None else type(frame).__name__
-        raise InputError(f"frame must be a NumPy array, (H, W, 3) uint8 BGR, got {came}")
+        on_gpu = hasattr(frame, "__cuda_array_interface__")
+        hint = ". It is in GPU memory, this predictor runs on the CPU: copy it to the host first" if on_gpu else ""
+        raise InputError(f"frame must be a NumPy array, (H, W, 3) uint8 BGR, got {came}{hint}")
     if frame.dtype != np.uint8:
         raise InputError(f"frame must be uint8 with values 0..255, got {frame.dtype}. {_to_uint8(frame.dtype)}")
     if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] not in (1, 3, 4)):
@@ -46,11 +57,7 @@ def as_bgr(frame: Any) -> NDArray[np.uint8]:
         )
     if frame.size == 0:
         raise InputError(f"frame has no pixels: its shape is {frame.shape}")
-    if frame.ndim == 2:
-        return np.repeat(frame[:, :, None], 3, axis=2)
-    if frame.shape[2] == 1:
-        return np.repeat(frame, 3, axis=2)
-    return frame[:, :, :3]
+    return frame[:, :, None] if frame.ndim == 2 else frame
 
 
 def whole_image_box(frame: Any) -> NDArray[np.float32]:

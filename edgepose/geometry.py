@@ -22,7 +22,14 @@ from numpy.typing import ArrayLike, NDArray
 from edgepose.errors import InputError
 from edgepose.spec import Codec
 
-__all__ = ["crop_affines", "heatmap_to_crop", "invert_affines", "transform_points", "validate_boxes"]
+__all__ = [
+    "crop_affines",
+    "crops_see_frame",
+    "heatmap_to_crop",
+    "invert_affines",
+    "transform_points",
+    "validate_boxes",
+]
 
 
 def validate_boxes(boxes: ArrayLike) -> NDArray[np.float32]:
@@ -81,17 +88,20 @@ def crop_affines(
     angles = _floats("rotation", rotation)
     if angles.shape not in ((), (len(array),)) or not np.isfinite(angles).all():
         raise InputError(f"rotation must be one finite angle or {len(array)} of them, got shape {angles.shape}")
-    radians = np.broadcast_to(np.deg2rad(angles), (len(array),))
-    affine = _msra_affine if codec == "msra" else _udp_affine
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is refused below
         centre = (array[:, :2] + array[:, 2:]) * np.float32(0.5)
         box_width, box_height = ((array[:, 2:] - array[:, :2]) * np.float32(padding)).T
         aspect = np.float32(width / height)
         wide = box_width > box_height * aspect
-        scale = np.stack(
-            [np.where(wide, box_width, box_height * aspect), np.where(wide, box_width / aspect, box_height)], axis=1
-        )
-        affines = affine(centre, scale, radians, width, height)
+        scale_x = np.where(wide, box_width, box_height * aspect)
+        scale_y = np.where(wide, box_width / aspect, box_height)
+        if angles.any():
+            affine = _rotated_msra_affine if codec == "msra" else _rotated_udp_affine
+            radians = np.broadcast_to(np.deg2rad(angles), (len(array),))
+            affines = affine(centre, np.stack([scale_x, scale_y], axis=1), radians, width, height)
+        else:
+            upright = _msra_affine if codec == "msra" else _udp_affine
+            affines = upright(*centre.T, scale_x, scale_y, width, height)
     bad = ~np.isfinite(affines).all(axis=(1, 2))
     if bad.any():
         row = int(bad.argmax())
@@ -102,6 +112,43 @@ def crop_affines(
 
 
 def _msra_affine(
+    cx: NDArray[np.float32],
+    cy: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    _: NDArray[np.float32],
+    width: int,
+    height: int,
+) -> NDArray[np.float64]:
+    """:func:`_rotated_msra_affine` for an angle of 0, bit for bit: what each predict does, so with fewer operations."""
+    side = (cx + scale.astype(np.float64) * -0.5).astype(np.float32)
+    third = cy + (cx - side)
+    x, y = side - cx.astype(np.float64), third - cy.astype(np.float64)
+    unit = 0.5 * width / (x * y)
+    affines = np.zeros((len(cx), 2, 3))
+    per_x, per_y = unit * -y, unit * x
+    affines[:, 0, 0], affines[:, 1, 1] = per_x, per_y
+    affines[:, 0, 2], affines[:, 1, 2] = 0.5 * width - per_x * cx, 0.5 * height - per_y * cy
+    return affines
+
+
+def _udp_affine(
+    cx: NDArray[np.float32],
+    cy: NDArray[np.float32],
+    scale_x: NDArray[np.float32],
+    scale_y: NDArray[np.float32],
+    width: int,
+    height: int,
+) -> NDArray[np.float64]:
+    """:func:`_rotated_udp_affine` for an angle of 0, bit for bit."""
+    affines = np.zeros((len(cx), 2, 3))
+    for row, (centre, scale, side) in enumerate(((cx, scale_x, width), (cy, scale_y, height))):
+        wide = scale.astype(np.float64)
+        per = (side - 1) / wide
+        affines[:, row, row], affines[:, row, 2] = per, per * (0.5 * wide - centre)
+    return affines.astype(np.float32).astype(np.float64)
+
+
+def _rotated_msra_affine(
     centre: NDArray[np.float32], scale: NDArray[np.float32], radians: NDArray[np.float64], width: int, height: int
 ) -> NDArray[np.float64]:
     """Maps the scaled box's centre, the middle of its left side and a third point, square to the two, to the crop."""
@@ -119,7 +166,7 @@ def _msra_affine(
     return np.concatenate([linear, offset[:, :, None]], axis=2)
 
 
-def _udp_affine(
+def _rotated_udp_affine(
     centre: NDArray[np.float32], scale: NDArray[np.float32], radians: NDArray[np.float64], width: int, height: int
 ) -> NDArray[np.float64]:
     """Maps the centres of the outermost pixels to the borders of the scaled box."""
@@ -180,6 +227,19 @@ def heatmap_to_crop(
     size = np.array(_check_size("input_size", input_size, codec), np.float64)
     cells = np.array(_check_size("heatmap_size", heatmap_size, codec), np.float64)
     return array * (size / cells if codec == "msra" else (size - 1) / (cells - 1))
+
+
+def crops_see_frame(
+    inverses: NDArray[np.float64],  # (N, 2, 3) crop px -> frame px, without rotation
+    input_size: tuple[int, int],  # (w, h) of the crop, px
+    frame_size: tuple[int, int],  # (W, H) px
+) -> NDArray[np.bool_]:  # (N,)
+    """Whether a crop overlaps the frame; crops are not rotated, so two corners tell."""
+    w, h = input_size
+    corners = np.broadcast_to(np.array([[-0.5, -0.5], [w - 0.5, h - 0.5]]), (len(inverses), 2, 2))
+    low, high = transform_points(corners, inverses).swapaxes(0, 1)
+    end = np.array(frame_size) - 0.5
+    return np.asarray(((high > -0.5) & (low < end)).all(axis=1))
 
 
 def _check_affines(affines: ArrayLike) -> NDArray[np.float64]:

@@ -28,6 +28,11 @@ MIN_SCORE = 0.4
 class Timings:
     """How long the stages of one ``predict`` took, ms; summed over the chunks of a large batch.
 
+    On a GPU with CUDA graphs the device runs upload, crop, network and decoder as one piece, which cannot be timed
+    apart: there ``crop`` is the host's work before it (geometry, copying the frame to pinned memory), ``network`` the
+    wait for the GPU, ``decode`` the host's work after it. With ``Predictor(..., cuda_graph=False)`` the three are the
+    GPU's own times of the stages.
+
     Attributes:
         crop: frame and boxes -> network input.
         network: both passes with a flip test.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["crop_warp"]
+__all__ = ["CropPlan", "Sampling", "check_normalisation", "check_sampling", "check_size", "crop_warp", "plan_crops"]
 
 Sampling = Literal["linear", "opencv4", "area"]
 
@@ -21,6 +20,10 @@ WEIGHT_BITS = 15  # the four weights of a pixel sum to 2**15
 REMAP_LIMIT = 32766  # cv2.remap takes coordinates as int16, so frames and crops must stay below 2**15 - 1
 LEAST_SPAN = 2  # "area" leaves a crop pixel this many frame px: what models see that were trained on photos of 500 px
 SANE_COORDINATE = float(1 << 50)  # beyond this float64 no longer resolves 1/1024 px; far outside of any frame
+SANE_REACH = float(1 << 39)  # px: where no term of a coordinate comes near SANE_COORDINATE (in 1/1024 px)
+MOST_HALVINGS = 62  # blocks of 2**62 px: more than any frame has
+BESIDE = np.array([[-1.0], [3.0]])  # cells around a crop's outermost positions that hold their taps, however rounded
+WINDOW_STEP = 4  # px: windows begin and end at multiples, so that rows of BGR are whole 32-bit words
 
 
 def crop_warp(
@@ -62,36 +65,36 @@ def crop_warp(
         ValueError: a shape, a size or a value that does not fit, an affine that is not finite or cannot be inverted.
         TypeError: a frame that is not uint8, or an ``out`` that is not float32.
     """
-    width, height = _check_size(input_size)
+    width, height = check_size(input_size)
     _check_frame(frame)
     inverses = _invert(affines)
     count = len(inverses)
-    if sampling not in _SAMPLERS:
-        raise ValueError(f"sampling must be one of {', '.join(_SAMPLERS)}, got {sampling!r}")
-    normalise = _check_normalisation(mean, std)
+    check_sampling(sampling)
+    normalise = check_normalisation(mean, std)
     if sampling != "linear":
         frame = _readable_by_opencv(frame)
     sample = _SAMPLERS[sampling]
+    plan = plan_crops(inverses, (width, height), (frame.shape[1], frame.shape[0]), sampling)
     if normalise is None:
         if out is not None:
             raise ValueError("out takes normalised crops: give mean and std with it, or leave it away")
         crops = np.empty((count, height, width, 3), np.uint8)
-        for crop, inverse in zip(crops, inverses, strict=True):
-            levels = sample(frame, inverse, width, height)
+        for index, crop in enumerate(crops):
+            levels = sample(_halved(frame, plan, index), plan.samples[index], width, height)
             np.copyto(crop, levels if levels.dtype == np.uint8 else np.rint(levels), casting="unsafe")
         return crops
     means, stds = normalise
     tensor = np.empty((count, 3, height, width), np.float32) if out is None else out
     _check_out(tensor, (count, 3, height, width))
-    for planes, inverse in zip(tensor, inverses, strict=True):
-        levels = sample(frame, inverse, width, height)
+    for index, planes in enumerate(tensor):
+        levels = sample(_halved(frame, plan, index), plan.samples[index], width, height)
         rgb = levels.transpose(2, 0, 1)[::-1]
         np.subtract(rgb, means, out=planes, dtype=np.float32)  # subtract, then divide: MMPose's order of rounding
         np.divide(planes, stds, out=planes)
     return tensor
 
 
-def _check_size(input_size: Sequence[int]) -> tuple[int, int]:
+def check_size(input_size: Sequence[int]) -> tuple[int, int]:
     """(w, h), both whole and at least 1."""
     try:
         width, height = (int(side) for side in input_size)
@@ -101,6 +104,12 @@ def _check_size(input_size: Sequence[int]) -> tuple[int, int]:
     if not fits:
         raise ValueError(f"input_size must be two whole numbers (w, h) of at least 1, got {input_size!r}")
     return width, height
+
+
+def check_sampling(sampling: str) -> None:
+    """Raises ValueError for a sampling that there is not."""
+    if sampling not in _SAMPLERS:
+        raise ValueError(f"sampling must be one of {', '.join(_SAMPLERS)}, got {sampling!r}")
 
 
 def _check_frame(frame: NDArray[np.uint8]) -> None:
@@ -118,7 +127,7 @@ def _readable_by_opencv(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return frame if packed else np.ascontiguousarray(frame)
 
 
-def _check_normalisation(
+def check_normalisation(
     mean: ArrayLike | None, std: ArrayLike | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Two (3, 1, 1) float32 columns, or None without normalisation."""
@@ -159,6 +168,82 @@ def _invert(affines: ArrayLike) -> NDArray[np.float64]:
         row = int(bad.argmax())
         raise ValueError(f"affine {row} is not finite or cannot be inverted: {matrices[row].tolist()}")
     return inverses
+
+
+class CropPlan(NamedTuple):
+    """How N crops look at a frame; the CUDA kernel and its twin follow the same.
+
+    Attributes:
+        samples: (N, 2, 3) float64, crop px -> px of the frame, halved ``halvings`` times and moved to ``first``.
+        first: (N, 2) int64, (x, y) of the halved frame that ``samples`` call (0, 0).
+        halvings: (N,) int64, 0 but for sampling="area".
+        seen: (N, 4) int64 xyxy frame px: no crop reads a pixel outside of its own; empty where left >= right or
+            top >= bottom.
+        window: xyxy frame px, end exclusive: what all of them read together, (0, 0, 0, 0) for nothing.
+    """
+
+    samples: NDArray[np.float64]
+    first: NDArray[np.int64]
+    halvings: NDArray[np.int64]
+    seen: NDArray[np.int64]
+    window: tuple[int, int, int, int]
+
+
+def plan_crops(
+    inverses: NDArray[np.float64],  # (N, 2, 3) crop px -> frame px
+    size: tuple[int, int],  # (w, h) of a crop, px
+    frame_size: tuple[int, int],  # (W, H) px
+    sampling: Sampling,
+) -> CropPlan:
+    """How often "area" halves the frame for each crop, and which pixels are read. Arguments as crop_warp checks them.
+
+    A crop that "area" would halve and that reaches beyond 2**39 px of the halved frame is black.
+    """
+    count = len(inverses)
+    first, halvings = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
+    samples = inverses
+    cells = limits = np.array(frame_size, np.float64)  # of the frame, halved or not
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = inverses[:, :, :2] * (size[0] - 1.0, size[1] - 1.0)
+        reach = np.empty((count, 2, 2))  # (least, greatest), (x, y) of all that a crop's pixels look at
+        np.add.reduce(np.minimum(steps, 0.0), axis=2, out=reach[:, 0])
+        np.add.reduce(np.maximum(steps, 0.0), axis=2, out=reach[:, 1])
+        reach += inverses[:, None, :, 2]
+        if sampling == "area":
+            span = np.minimum.reduce(np.hypot(inverses[:, 0, :2], inverses[:, 1, :2]), axis=1)
+            exponents = np.frexp(span / LEAST_SPAN)[1] - 1  # of 2: exactly floor(log2)
+            halvings = np.minimum(np.maximum(exponents, 0), MOST_HALVINGS).astype(np.int64)
+        reduced = bool(halvings.any())
+        if reduced:
+            block = np.ldexp(1.0, halvings)[:, None, None]  # frame px for each px of the halved frame
+            reach /= block
+            cells = np.ceil(limits / block)
+        sane = np.abs(reach) < SANE_REACH
+        if not sane.all():  # what rounding may do to such coordinates is anyone's guess
+            reach = np.where(sane, reach, [[-np.inf], [np.inf]])
+        bounds = np.minimum(np.maximum(np.floor(reach) + BESIDE, 0.0), cells)
+    if reduced:
+        some = halvings > 0
+        first[some] = bounds[some, 0]
+        samples = inverses / block
+        samples[:, :, 2] -= (block[:, 0] - 1) / (2 * block[:, 0]) + first
+        blind = some & ~(sane.all(axis=1) & (bounds[:, 0] < bounds[:, 1])).all(axis=1)
+        if blind.any():  # no tap in the frame
+            samples[blind] = [0.0, 0.0, -8.0]
+            halvings[blind], first[blind], bounds[blind] = 0, 0, 0
+        bounds = np.minimum(bounds * block, limits)
+    seen = bounds.reshape(count, 4).astype(np.int64)
+    return CropPlan(samples, first, halvings, seen, _window(seen, frame_size))
+
+
+def _window(seen: NDArray[np.int64], frame_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The smallest rectangle around all that are not empty, from and to multiples of WINDOW_STEP in x."""
+    rows = [row for row in seen.tolist() if row[0] < row[2] and row[1] < row[3]]
+    if not rows:
+        return 0, 0, 0, 0
+    lefts, tops, rights, bottoms = zip(*rows, strict=True)
+    right = -(-max(rights) // WINDOW_STEP) * WINDOW_STEP
+    return min(lefts) // WINDOW_STEP * WINDOW_STEP, min(tops), min(right, frame_size[0]), max(bottoms)
 
 
 def _sample_linear(
@@ -254,28 +339,15 @@ def _sample_opencv4_numpy(
     return (total >> WEIGHT_BITS).astype(np.uint8)
 
 
-def _sample_area(frame: NDArray[np.uint8], inverse: NDArray[np.float64], width: int, height: int) -> NDArray[np.uint8]:
-    """One crop (h, w, 3) uint8 BGR of the frame, halved as often as the crop's scale allows."""
-    span = float(min(np.hypot(inverse[0, 0], inverse[1, 0]), np.hypot(inverse[0, 1], inverse[1, 1])))
-    halvings = max(0, math.floor(math.log2(span / LEAST_SPAN))) if span > 0 else 0
-    if halvings == 0:
-        return _sample_opencv4(frame, inverse, width, height)
-    block = 1 << halvings  # frame px for each pixel of the halved frame
-    ends = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]], np.float64)
-    corners = ends @ inverse.T
-    size = np.array([frame.shape[1], frame.shape[0]])
-    # Only the blocks that the crop looks at, and two more on each side for its outermost taps.
-    first = np.clip(np.floor(corners.min(axis=0) / block) - 2, 0, size // block).astype(int)
-    last = np.clip(np.ceil(corners.max(axis=0) / block) + 3, first, -(-size // block)).astype(int)
-    if (last <= first).any():
-        return np.zeros((height, width, 3), np.uint8)
-    (x0, y0), (x1, y1) = first * block, np.minimum(last * block, size)
-    part = frame[y0:y1, x0:x1]
-    for _ in range(halvings):
+def _halved(frame: NDArray[np.uint8], plan: CropPlan, index: int) -> NDArray[np.uint8]:
+    """What a crop samples: the frame, or the part of the halved frame that it sees."""
+    if not plan.halvings[index]:
+        return frame
+    left, top, right, bottom = plan.seen[index]
+    part = frame[top:bottom, left:right]
+    for _ in range(plan.halvings[index]):
         part = _halve(part)
-    reduced = inverse / block
-    reduced[:, 2] -= (block - 1) / (2 * block) + first
-    return _sample_opencv4(np.ascontiguousarray(part), reduced, width, height)
+    return np.ascontiguousarray(part)
 
 
 def _halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -293,7 +365,7 @@ def _halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 _SAMPLERS: dict[str, Callable[[NDArray[np.uint8], NDArray[np.float64], int, int], NDArray[Any]]] = {
     "linear": _sample_linear,
     "opencv4": _sample_opencv4,
-    "area": _sample_area,
+    "area": _sample_opencv4,  # of the halved frame
 }
 
 

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["decode_heatmaps"]
+from ._decode_arguments import Refinement, check_cells_to_frame, check_channel_ranges, check_flip, check_refinement
+from ._flip import merge_flipped
 
-Refinement = Literal["none", "shift", "dark", "dark_udp"]
+__all__ = ["decode_heatmaps"]
 
 NO_PEAK = -1.0  # the location, in x and y, of a map without a value above 0
 DARK_FLOOR = 1e-10  # DARK takes the logarithm of max(value, 1e-10)
 UDP_FLOOR, UDP_CEILING = 1e-3, 50.0  # UDP of min(max(value, 1e-3), 50)
 MARGIN = 1e-3  # relative; keeps the float32 rounding of the blur (1e-6) on the safe side of a floor or ceiling
 HALF_INFINITY = 0x7C00  # the bits of +inf in float16; larger ones, as int16, are NaN
-# Cells for each unit of a logarithm: 8 on a clean peak of sigma 2. Below this the local window stays within 5e-4 px of
+# Cells for each unit of a logarithm: 8 on a clean peak of sigma 2. Below this the local window stays within 3e-4 px of
 # MMPose on noise (at 2e4: 4e-2 px), above it MMPose's own operations are repeated.
-MAX_AMPLIFICATION = 5e2
+MAX_AMPLIFICATION = 2e2
 
 
 def decode_heatmaps(
@@ -33,6 +34,11 @@ def decode_heatmaps(
     *,
     refinement: Refinement = "none",
     blur_kernel: int = 11,
+    flipped: ArrayLike | None = None,  # (N, K, h, w) float32 or float16, of the mirrored crops
+    flip_indices: ArrayLike | None = None,  # (K,) int
+    flip_shift: bool = False,
+    channel_ranges: ArrayLike | None = None,  # (N, 2) int, [begin, end)
+    cells_to_frame: ArrayLike | None = None,  # (N, 2, 3) float64, heatmap cells -> frame px
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The peak of each heatmap, refined below the size of a cell.
 
@@ -53,31 +59,86 @@ def decode_heatmaps(
             point can leave its map. Where the step is not finite, or the maximum is infinite, the peak stays.
             NaN and infinities count as 0 in the blur.
         blur_kernel: the width of the Gaussian of ``dark`` and ``dark_udp``, odd, cells; 11 means sigma 2.
+        flipped: the flip test: the network's own maps of the mirrored crops. What is decoded then is the mean of both
+            in float32, see :func:`merge_flipped`; flip_indices and flip_shift are its ``flip_indices`` and ``shift``.
+        flip_indices: needed with ``flipped``, without it of no effect, as ``flip_shift``.
+        channel_ranges: the channels [begin, end) to decode of each instance, for a model that serves several
+            categories. The others are not read: location (-1, -1) and score 0.
+        cells_to_frame: locations are mapped through it in float64, those without a peak too. None: heatmap cells.
 
     Returns:
-        locations: (N, K, 2) float32, (x, y) heatmap cells; an integer is a cell's centre.
+        locations: (N, K, 2) float32, (x, y), frame px or heatmap cells; an integer is a pixel's or cell's centre.
         scores: (N, K) float32, the raw maximum of the map, not blurred nor clipped; infinite if the maximum is.
 
     Raises:
-        ValueError: a shape, refinement or blur_kernel that does not fit. TypeError: heatmaps that are not real numbers.
+        ValueError: an argument of a shape or value that does not fit. TypeError: heatmaps that are not real numbers.
     """
+    array = _check_heatmaps("heatmaps", heatmaps)
+    blur_kernel = check_refinement(refinement, blur_kernel)
+    count, channels, height, width = array.shape
+    matrices = check_cells_to_frame(cells_to_frame, count)
+    chosen = _chosen(check_channel_ranges(channel_ranges, count, channels), channels)
+    if flipped is not None:
+        mirrored = _check_heatmaps("flipped", flipped)
+        indices = check_flip(flip_indices, array.shape, mirrored.shape)
+        array = _merge(array, mirrored, indices, bool(flip_shift), chosen)
+    elif chosen is not None:
+        array = array[chosen]
+    maps = np.ascontiguousarray(array).reshape(-1, height, width)
+    locations, scores = _decode(maps, refinement, blur_kernel)
+    if chosen is not None:
+        every = np.full((count, channels, 2), NO_PEAK), np.zeros((count, channels), np.float32)
+        every[0][chosen], every[1][chosen] = locations, scores
+        locations, scores = every
+    locations, scores = locations.reshape(count, channels, 2), scores.reshape(count, channels)
+    if matrices is not None:
+        locations = locations @ matrices[:, :, :2].transpose(0, 2, 1) + matrices[:, None, :, 2]
+    return locations.astype(np.float32), scores
+
+
+def _check_heatmaps(name: str, heatmaps: ArrayLike) -> NDArray[Any]:
+    """(N, K, h, w) float16 or float32."""
     array = np.asarray(heatmaps)
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"heatmaps must be real numbers, float32 or float16 by preference, got {array.dtype}")
+        raise TypeError(f"{name} must be real numbers, float32 or float16 by preference, got {array.dtype}")
     if array.shape == (0,):
         array = array.reshape(0, 0, 1, 1)
     if array.ndim != 4 or 0 in array.shape[2:]:
-        raise ValueError(f"heatmaps must have the shape (N, K, h, w), h and w at least 1, got {array.shape}")
-    if refinement not in ("none", "shift", "dark", "dark_udp"):
-        raise ValueError(f'refinement must be "none", "shift", "dark" or "dark_udp", got {refinement!r}')
-    if int(blur_kernel) != blur_kernel or blur_kernel < 1 or blur_kernel % 2 == 0:
-        raise ValueError(f"blur_kernel must be an odd whole number of at least 1, got {blur_kernel}")
-    count, channels, height, width = array.shape
-    if array.dtype not in (np.float32, np.float16):
-        array = array.astype(np.float32)
-    maps = np.ascontiguousarray(array).reshape(count * channels, height, width)
+        raise ValueError(f"{name} must have the shape (N, K, h, w), h and w at least 1, got {array.shape}")
+    return array if array.dtype in (np.float32, np.float16) else array.astype(np.float32)
+
+
+# The maps that are decoded: numbers of instances and channels, (M,) each.
+_Chosen = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def _chosen(ranges: NDArray[np.int64] | None, channels: int) -> _Chosen | None:
+    """The maps within the ranges (N, 2), None for all."""
+    if ranges is None:
+        return None
+    numbers = np.arange(channels)
+    instances, columns = np.nonzero((numbers >= ranges[:, :1]) & (numbers < ranges[:, 1:]))
+    return instances, columns
+
+
+def _merge(
+    maps: NDArray[Any], mirrored: NDArray[Any], indices: NDArray[np.int64], shift: bool, chosen: _Chosen | None
+) -> NDArray[np.float32]:
+    """The flip test: (N, K, h, w) float32, or (M, 1, h, w) of the chosen maps."""
+    if chosen is not None:
+        instances, columns = chosen
+        maps, mirrored = maps[chosen][:, None], mirrored[instances, indices[columns]][:, None]
+        indices = np.zeros(1, np.int64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return merge_flipped(maps, mirrored, indices, shift=shift)
+
+
+def _decode(
+    maps: NDArray[Any], refinement: Refinement, blur_kernel: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """(M, h, w) -> locations (M, 2) in cells, scores (M,)."""
     peaks, scores = _find_peaks(maps)
-    locations = np.full((len(maps), 2), NO_PEAK, np.float32)
+    locations = np.full((len(maps), 2), NO_PEAK)
     rows = np.flatnonzero(scores > 0)  # the maps that have a peak
     found = peaks[rows]  # (M, 2) int64, x and y
     locations[rows] = found
@@ -86,9 +147,10 @@ def decode_heatmaps(
     elif refinement != "none":
         finite = np.isfinite(scores[rows])
         rows, found = rows[finite], found[finite]
-        udp = refinement == "dark_udp"
-        locations[rows] += _newton_step(maps, rows, found, scores[rows], udp=udp, blur_kernel=int(blur_kernel))
-    return locations.reshape(count, channels, 2), scores.reshape(count, channels)
+        locations[rows] += _newton_step(
+            maps, rows, found, scores[rows], udp=refinement == "dark_udp", blur_kernel=blur_kernel
+        )
+    return locations, scores
 
 
 def _find_peaks(maps: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -137,7 +199,7 @@ def _newton_step(
     *,
     udp: bool,
     blur_kernel: int,
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """(M, 2) cells: the refinement of ``dark`` and ``dark_udp`` for the peaks (M, 2) of maps[rows].
 
     MMPose blurs the whole map and rescales it by score / maximum of the blurred map, a factor of at least 1 when that
@@ -145,7 +207,7 @@ def _newton_step(
     over the floor or the ceiling. Where that is excluded, only the window that the derivatives look at is blurred.
     The other maps, and those whose step magnifies rounding (noise, plateaus), go MMPose's way in every operation.
     """
-    offsets = np.zeros((len(rows), 2), np.float32)
+    offsets = np.zeros((len(rows), 2))
     height, width = maps.shape[1:]
     if udp:
         moves = np.arange(len(rows))
@@ -288,13 +350,17 @@ def _whole_map_windows(
     columns = np.clip(peaks[:, :1] + around, 0, maps.shape[2] - 1)
     lines = np.clip(peaks[:, 1:] + around, 0, maps.shape[1] - 1)
     windows = np.empty((len(rows), len(around), len(around)), np.float32)
-    kernel = (blur_kernel, blur_kernel)
+    height, width = maps.shape[1:]
+    radius = blur_kernel // 2
     for number, row in enumerate(rows):
-        heatmap = maps[row].astype(np.float32, copy=False)
-        blurred = cv2.GaussianBlur(heatmap, kernel, 0, borderType=cv2.BORDER_CONSTANT)
+        # Padded as MMPose does it: which columns OpenCV leaves to its scalar code, which rounds differently, depends on it.
+        padded = np.zeros((height + 2 * radius, width + 2 * radius), np.float32)
+        inner = slice(radius, radius + height), slice(radius, radius + width)
+        padded[inner] = maps[row]
+        blurred = cv2.GaussianBlur(padded, (blur_kernel, blur_kernel), 0)[inner]
         if not np.isfinite(blurred.sum()):
-            clean = np.nan_to_num(heatmap, nan=0, posinf=0, neginf=0)
-            blurred = cv2.GaussianBlur(clean, kernel, 0, borderType=cv2.BORDER_CONSTANT)
+            padded[~np.isfinite(padded)] = 0
+            blurred = cv2.GaussianBlur(padded, (blur_kernel, blur_kernel), 0)[inner]
         factor = scores[number] / blurred.max()
         windows[number] = blurred[lines[number, :, None], columns[number]] * factor
     return windows

@@ -289,7 +289,7 @@ def test_demo_command(tmp_path: Path) -> None:
     assert (tmp_path / "demo.png").stat().st_size > 0
 
 
-# info, models, doctor, recipes, export
+# info, models, recipes, export
 
 
 def test_info(model: Path) -> None:
@@ -327,29 +327,6 @@ def test_models_and_unknown_names() -> None:
     result = run("info", "no-such-model")
     assert result.exit_code == 1
     assert "there is no bundled model 'no-such-model'" in result.stderr
-
-
-def test_doctor_says_what_is_missing() -> None:
-    result = run("doctor", env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    for words in ("python", "numpy", "onnxruntime (cpu)", "ready", "CPUExecutionProvider", "NVIDIA GPU"):
-        assert words in result.output
-
-
-def test_doctor_gives_commands_that_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    lines = [line.strip() for line in run("doctor", env={"COLUMNS": "40"}).output.splitlines()]
-    for extra in ("train", "gpu", "tensorrt", "rtx"):
-        assert f"pip install 'edgepose[{extra}]'" in lines
-
-
-def test_doctor_fails_without_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    from edgepose.doctor import check_engines
-
-    check = check_engines()[0]
-    assert check.ok is False
-    assert check.advice == "pip install onnxruntime"
 
 
 def test_recipes() -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from edgepose.errors import EngineError, ModelError
+from edgepose.errors import ModelError
 
-__all__ = ["bundled_models", "find_model"]
+__all__ = ["ENGINE_SUFFIXES", "bundled_models", "find_model"]
 
-_ENGINE_SUFFIXES = {".engine", ".plan", ".trt"}
+ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})  # of TensorRT engines
 _CHECKPOINT_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -26,21 +26,15 @@ def find_model(model: str | Path) -> Path:
     """The file of a model.
 
     Args:
-        model: a bundled name, or the path of an ONNX file. A string without a suffix and without a folder is a name,
+        model: a bundled name, or the path of an ONNX file or of a TensorRT engine. A string without a suffix and without a folder is a name,
             unless a file of that name exists.
 
     Raises:
-        ModelError: there is no such name or file, or the file cannot be an ONNX model.
-        EngineError: it is a TensorRT engine, which this version does not run.
+        ModelError: there is no such name or file, or the file cannot be a model.
     """
     path = Path(model)
     if isinstance(model, str) and not path.suffix and path.name == model and not path.is_file():
         return _bundled(model)
-    if path.suffix.lower() in _ENGINE_SUFFIXES:
-        raise EngineError(
-            f"{path} is a TensorRT engine; TensorRT engines come with the GPU runtime, which is not in this version. "
-            "Pass the ONNX file that the engine was built from"
-        )
     if path.suffix.lower() in _CHECKPOINT_SUFFIXES:
         raise ModelError(
             f"{path} is a checkpoint, and the runtime takes ONNX models. Export it first: "
@@ -49,6 +43,8 @@ def find_model(model: str | Path) -> Path:
     if path.is_dir():
         raise ModelError(f"{path} is a folder: pass the path of one .onnx file, or a bundled name: {_names()}")
     if not path.is_file():
+        if path.suffix.lower() in ENGINE_SUFFIXES:
+            raise ModelError(f"there is no engine file {path}. Build it: edgepose build model.onnx -o {path}")
         raise ModelError(
             f"there is no model file {path}. Pass the path of an .onnx file, or a bundled name: {_names()}"
         )

@@ -1,0 +1,345 @@
+"""From an ONNX model to a TensorRT engine, its sidecar and its parity report.
+
+    built = build_engine("model.onnx")                      # model.engine, .engine.json, .engine.parity.npz
+    print(built.info.parity.px_p99)
+
+Three steps: the graph gets its precision (:mod:`edgepose.precision`), its landmarks are compared with the float32
+model's (:mod:`edgepose.parity`), and TensorRT builds it. The comparison comes first, because it can refuse, and on a
+slow machine TensorRT takes minutes. Nothing is written before all three are done.
+
+TF32 is switched off: with it, an engine from a float32 graph rounds to 10 bits of mantissa, as float16 does. Timing
+caches are left out: TensorRT-RTX ignores them, and elsewhere a build happens once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgepose.build_trt import build_network
+from edgepose.crops import Crops
+from edgepose.enginefile import (
+    PRECISIONS,
+    BuildOptions,
+    EngineInfo,
+    Precision,
+    parity_path,
+    platform_here,
+)
+from edgepose.errors import EngineError, InputError, MissingDependencyError, ModelError
+from edgepose.files import write_atomically
+from edgepose.models import ENGINE_SUFFIXES, bundled_models, find_model
+from edgepose.parity import ParityReport, Reference, compare, run_in_batches
+from edgepose.precision import rounded_to_fp16, to_fp16, to_fp32
+from edgepose.spec import ModelSpec
+from edgepose.tensorrt_api import Api, Gpu, gpu_here, load
+
+__all__ = ["BuildOptions", "BuiltEngine", "build_engine"]
+
+DEFAULT_PROFILE = (1, 4, 16)
+CropSource = Callable[[ModelSpec], Crops]
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a build wrote.
+
+    Attributes:
+        path: the engine; the sidecar and the parity file lie beside it.
+        info: the sidecar.
+        warnings: what TensorRT warned of.
+    """
+
+    path: Path
+    info: EngineInfo
+    warnings: tuple[str, ...]
+
+
+def build_engine(
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    precision: Precision = "fp16",
+    profile: tuple[int, int, int] | None = None,
+    spec: ModelSpec | str | Path | None = None,
+    crops: Crops | CropSource | str | Path | None = None,
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+) -> BuiltEngine:
+    """Build a TensorRT engine, and say how far its landmarks are from the float32 model's.
+
+    Ctrl-C ends a build at TensorRT's next step, and so does an exception raised by ``progress``.
+
+    Args:
+        model: a bundled name or the path of an ONNX file.
+        output: an .engine file, or a folder that exists. None: beside the model; a bundled model's engine goes to the
+            current folder.
+        precision: ``fp16`` or ``fp32``: of the whole network, input and output included.
+        profile: smallest, best and largest batch. None: 1, 4 and 16; a model with a fixed batch gives its own.
+        spec: used in place of the one in the model's metadata, or the path of a JSON file; None: the model's own.
+        crops: the pictures to compare on: photos by path (a folder or one file, whole pictures), :class:`Crops`, or a
+            function of the spec that gives some. None: drawn shapes, see :mod:`edgepose.crops`; photos of the model's
+            own domain say more.
+        options: TensorRT flavour, targets, optimisation level, and so on.
+        progress: called as progress(what is being done, how far 0 to 1).
+
+    Raises:
+        InputError: an argument is not usable.
+        ModelError: there is no such model, it is not usable, it has no spec or contradicts it, TensorRT cannot parse
+            it, or it does not fit into float16.
+        EngineError: the engine's landmarks would be too far from the float32 model's (unless ``options.force``);
+            TensorRT is too old, needs a GPU here, or failed.
+        MissingDependencyError: TensorRT is not installed.
+    """
+    options = options or BuildOptions()
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    report_to = progress or (lambda stage, fraction: None)
+    if Path(model).suffix.lower() in ENGINE_SUFFIXES:
+        raise InputError(f"{model} is an engine: pass the ONNX file that it is built from")
+    path = find_model(model)
+    target = _output_path(path, output)
+    api = load(options.flavour)
+    gpu = gpu_here()
+    targets = _targets(api, gpu, options)
+
+    report_to("reading the model", 0.0)
+    source, sha256 = _read_model(path)
+    chosen = _choose_spec(source, spec, path)
+    batches = _check_io(source, chosen, profile, str(path))
+    report_to(f"converting to {precision}", 0.0)
+    graph = to_fp16(source) if precision == "fp16" else to_fp32(source)
+
+    pictures = _choose_crops(crops, chosen)
+    reference, report = _compare_graphs(source, graph, pictures, chosen, (precision, batches), report_to)
+    if (problems := report.problems()) and not options.force:
+        raise EngineError(
+            f"{path.name} in {precision} differs too much from the float32 model on {report.crops} {report.source}: "
+            f"{'; '.join(problems)}. Nothing was built. Build with precision fp32 (--precision fp32), compare on "
+            "photos of the model's own domain (--photos), or build all the same (--force)"
+        )
+
+    start = time.perf_counter()
+    network = build_network(api, graph, chosen, batches, targets, options, report_to)
+    seconds = time.perf_counter() - start
+    info = EngineInfo(
+        spec=chosen,
+        input=network.input,
+        output=network.output,
+        profile=batches,
+        precision=precision,
+        flavour=api.name,
+        version=api.version,
+        platform=platform_here(),
+        targets=targets,
+        gpu="" if api.is_rtx or gpu is None else gpu.name,
+        onnx=str(model) if path in bundled_models().values() else path.name,
+        onnx_sha256=sha256,
+        spec_given=spec is not None,
+        engine_bytes=len(network.engine),
+        engine_sha256=hashlib.sha256(network.engine).hexdigest(),
+        options=options,
+        parity=replace(report, convolutions=network.convolutions),
+        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(seconds, 2),
+        edgepose=version("edgepose"),
+    )
+    # The sidecar comes last: until it is there, an old one does not match the new engine, and says so.
+    write_atomically(target, network.engine)
+    reference.write(parity_path(target))
+    info.write(target)
+    return BuiltEngine(target, info, network.warnings)
+
+
+# Where and what for -----------------------------------------------------------------------------------
+
+
+def _output_path(model: Path, output: str | Path | None) -> Path:
+    bundled = model in bundled_models().values()
+    if output is None:
+        return Path.cwd() / f"{model.stem}.engine" if bundled else model.with_suffix(".engine")
+    path = Path(output)
+    if path.is_dir():
+        return path / f"{model.stem}.engine"
+    if path.suffix.lower() not in ENGINE_SUFFIXES:
+        raise InputError(f"the output must be an .engine file or a folder that exists, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist: create it first")
+    return path
+
+
+def _targets(api: Api, gpu: Gpu | None, options: BuildOptions) -> tuple[str, ...]:
+    """The compute capabilities to build for."""
+    if not api.is_rtx:
+        if options.targets:
+            raise InputError(
+                f"targets are for tensorrt-rtx: {api.name} {api.version} builds for the GPU that it runs on"
+            )
+        if gpu is None:
+            raise EngineError(
+                f"{api.name} builds an engine on the GPU that will run it, and there is no usable GPU here. Build on "
+                "that machine; or, for GPUs that TensorRT-RTX knows, install edgepose[rtx-cu13] and use --flavour "
+                "tensorrt-rtx"
+            )
+        return (gpu.sm,)
+    known = api.compute_capabilities
+    if options.targets:
+        asked = tuple(dict.fromkeys(target.lower() for target in options.targets))
+        if unknown := sorted(set(asked) - set(known)):
+            raise InputError(
+                f"{api.name} {api.version} builds for {', '.join(known)}, not for {', '.join(unknown)}; other "
+                "GPUs need full TensorRT (pip install 'edgepose[tensorrt-cu13]')"
+            )
+        return asked
+    if gpu is not None and gpu.sm not in known:
+        raise EngineError(
+            f"{api.name} {api.version} does not run on {gpu.name} ({gpu.sm}), only on {', '.join(known)}: install full "
+            "TensorRT (pip install 'edgepose[tensorrt-cu13]'), or name the targets to build for"
+        )
+    return tuple(name for name in known if int(name[2:]) >= 80 or (gpu is not None and gpu.sm == name))
+
+
+# The model --------------------------------------------------------------------------------------------
+
+
+def _read_model(path: Path) -> tuple[onnx.ModelProto, str]:
+    """The model with its weights loaded, and the SHA-256 of its file, external weights included."""
+    try:
+        data = path.read_bytes()
+        model = onnx.load_model_from_string(data)
+        digest = hashlib.sha256(data)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+            digest.update(model.SerializeToString(deterministic=True))
+    except Exception as error:  # protobuf's DecodeError has no public class that stays the same between versions
+        raise ModelError(
+            f"{path} is not an ONNX model: it may be cut off, or another kind of file ({error})"
+        ) from error
+    if len(model.graph.output) != 1 or len(_inputs(model)) != 1:
+        names = [value.name for value in (*_inputs(model), *model.graph.output)]
+        raise ModelError(
+            f"{path}: a heatmap model has one input and one output, this one has {', '.join(names) or 'none'}"
+        )
+    return model, digest.hexdigest()
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _choose_spec(model: onnx.ModelProto, spec: ModelSpec | str | Path | None, path: Path) -> ModelSpec:
+    if spec is None:
+        return ModelSpec.from_metadata({item.key: item.value for item in model.metadata_props}, source=str(path))
+    return spec if isinstance(spec, ModelSpec) else ModelSpec.from_file(spec)
+
+
+def _check_io(
+    model: onnx.ModelProto, spec: ModelSpec, profile: tuple[int, int, int] | None, source: str
+) -> tuple[int, int, int]:
+    """The batch sizes to build for, after checking input and output against the spec."""
+    (value,) = _inputs(model)
+    shape = _known_shape(value)
+    for what, found, size, channels in (
+        ("input", shape, spec.input_size, 3),
+        ("output", _known_shape(model.graph.output[0]), spec.heatmap_size, spec.num_keypoints),
+    ):
+        wanted = (None, channels, size[1], size[0])
+        if len(found) != 4 or any(have and want and have != want for have, want in zip(found, wanted, strict=True)):
+            raise ModelError(
+                f"{source}: model and spec disagree on the {what}: the model has {found}, the spec says {wanted} "
+                "(batch, channels, height, width; None is any). Correct the spec, or pass the model that it belongs to"
+            )
+    fixed = shape[0]
+    chosen = profile or ((fixed,) * 3 if fixed else DEFAULT_PROFILE)
+    if (
+        len(chosen) != 3
+        or any(type(size) is not int for size in chosen)
+        or not 1 <= chosen[0] <= chosen[1] <= chosen[2]
+    ):
+        raise InputError(f"profile must be three batch sizes, 1 <= min <= opt <= max, got {chosen!r}")
+    if fixed and chosen != (fixed,) * 3:
+        raise InputError(
+            f"{source} takes batches of {fixed} only, so a profile of {chosen} is impossible: leave it out, or export "
+            "the model with a dynamic batch"
+        )
+    return chosen
+
+
+def _known_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim)
+
+
+# The comparison -----------------------------------------------------------------------------------------
+
+
+def _choose_crops(crops: Crops | CropSource | str | Path | None, spec: ModelSpec) -> Crops:
+    if crops is None:
+        return Crops.drawn(spec)
+    if isinstance(crops, (str, Path)):
+        return Crops.from_photos(crops, spec)
+    chosen = crops if isinstance(crops, Crops) else crops(spec)
+    w, h = spec.input_size
+    if chosen.images.dtype != np.uint8 or chosen.images.ndim != 4 or chosen.images.shape[1:] != (h, w, 3):
+        raise InputError(f"crops must be (N, {h}, {w}, 3) uint8, got {chosen.images.shape} {chosen.images.dtype}")
+    return chosen
+
+
+def _compare_graphs(
+    source: onnx.ModelProto,
+    graph: onnx.ModelProto,
+    crops: Crops,
+    spec: ModelSpec,
+    built: tuple[Precision, tuple[int, int, int]],
+    report_to: Progress,
+) -> tuple[Reference, ParityReport]:
+    """What the float32 model finds, and how the graph that is built differs from it, both in ONNX Runtime."""
+    precision, profile = built
+    images = crops.normalized(spec)
+    total = len(images) * (2 if precision == "fp16" else 1)
+    done = 0
+
+    def run(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> NDArray[Any]:
+        session = _session(model)
+        name = session.get_inputs()[0].name
+
+        def batch(part: NDArray[np.float32]) -> NDArray[Any]:
+            nonlocal done
+            report_to(f"comparing on {len(images)} crops", min(1.0, done / total))
+            done += len(part)
+            return np.asarray(session.run(None, {name: part})[0])
+
+        # Small batches: what a crop gives does not depend on its neighbours, and progress moves.
+        return run_in_batches(batch, inputs, (profile[0], profile[1], max(profile[0], min(4, profile[2]))))
+
+    expected = run(to_fp32(source), images)
+    if precision == "fp16":
+        found = run(rounded_to_fp16(graph), images.astype(np.float16).astype(np.float32))
+    else:
+        found = expected
+    report = compare(expected, found, spec, scope="graph", source=crops.source)
+    return Reference.from_heatmaps(crops, expected, spec), report
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong comes as an exception
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen classes of its own, and plain RuntimeError
+        raise ModelError(f"the model does not run in ONNX Runtime: {' '.join(str(error).split())[:400]}") from error

@@ -1,0 +1,198 @@
+"""crop_warp on the GPU: the launchers of ``crop_warp.cu`` (see :mod:`edgepose.kernels.cuda`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._call import call_size, call_views
+from ._compile import INSTALL, kernel
+from ._crop import Sampling, _invert, check_normalisation, check_sampling, check_size, plan_crops
+
+__all__ = ["crop_warp", "prepare_crop_warp"]
+
+TILE = (32, 16)  # (w, h) of what one block makes, px; THREADS in a block: as in crop_warp.cu
+THREADS = 256
+LONGEST_GRID = 65535  # blocks in y and in z
+LONGEST_SIDE = 1 << 18  # px of a frame: beyond, sampling="area" would need more halvings than crop_warp.cu makes
+OUT_TYPES = {"float32": "float", "float16": "Half", "uint8": "unsigned char"}
+
+
+def crop_warp(
+    frame: Any,  # (H, W, 3) uint8 BGR on the device, any strides
+    affines: ArrayLike,  # (N, 2, 3) float64 on the host, frame px -> crop px
+    input_size: Sequence[int],  # (w, h) of a crop, px
+    *,
+    sampling: Sampling = "linear",
+    mean: ArrayLike | None = None,  # (3,) RGB, 0-255
+    std: ArrayLike | None = None,  # (3,) RGB, 0-255
+    out: Any = None,  # (N, 3, h, w) float32 or float16 on the device, C-contiguous
+) -> Any:
+    """:func:`edgepose.kernels.reference.crop_warp` on the GPU; queued in CuPy's current stream, so it does not wait.
+
+    "opencv4" and "area" give the twin's bits. "linear" rounds coordinates to 2**-32 px instead of keeping float64, and
+    is black where one term of a coordinate exceeds 2**27 px.
+
+    Args:
+        frame: a CuPy array, or whatever has ``__cuda_array_interface__``, on CuPy's current device; at most 2**18 px a
+            side. Fastest where rows are whole aligned 32-bit words.
+        affines, input_size, sampling, mean, std: as the twin takes them.
+        out: where to write the normalised crops; its dtype is the result's. float16 holds the float32 result, rounded.
+
+    Returns:
+        A CuPy array: (N, h, w, 3) uint8 BGR without mean and std, else (N, 3, h, w) float32 RGB (``out`` itself if it
+        was given). Nothing is launched for N = 0.
+
+    Raises:
+        ValueError, TypeError: as the twin, and for arrays of another device.
+        ImportError: CuPy or NVRTC is not installed.
+    """
+    cupy = _import_cupy()
+    width, height = check_size(input_size)
+    frame = _check_frame(cupy, frame)
+    inverses = _invert(affines)
+    count = len(inverses)
+    check_sampling(sampling)
+    normalise = check_normalisation(mean, std)
+    if out is not None and normalise is None:
+        raise ValueError("out takes normalised crops: give mean and std with it, or leave it away")
+    if normalise is None:
+        out = cupy.empty((count, height, width, 3), np.uint8)
+    elif out is None:
+        out = cupy.empty((count, 3, height, width), np.float32)
+    else:
+        _check_array(cupy, out, "out", ("float32", "float16"), (count, 3, height, width))
+    if count == 0:
+        return out
+    frame_height, frame_width = frame.shape[:2]
+    plan = plan_crops(inverses, (width, height), (frame_width, frame_height), sampling)
+    record = np.zeros(call_size(count), np.uint8)
+    header, instances = call_views(record, count)
+    header[()] = (frame.data.ptr, *frame.strides, frame_width, frame_height, 0, 0, count, 0)
+    instances["sample"], instances["first"], instances["halvings"] = plan.samples, plan.first, plan.halvings
+    prepare_crop_warp(cupy.asarray(record), out, sampling=sampling, mean=mean, std=std)()
+    return out
+
+
+def prepare_crop_warp(
+    call: Any,  # uint8 on the device: HEADER and INSTANCE of _call.py
+    out: Any,  # (crops, 3, h, w) float32 or float16, or without mean and std (crops, h, w, 3) uint8, on the device
+    *,
+    sampling: Sampling,
+    mean: ArrayLike | None = None,  # (3,) RGB, 0-255
+    std: ArrayLike | None = None,  # (3,) RGB, 0-255
+    mirrored: Any = None,  # as out
+) -> Callable[..., None]:
+    """Everything that can be done once: checks, kernel, arguments. What it returns only launches, and can be captured.
+
+    Args:
+        call: the record of the call, read by each launch anew; at least ``call_size(crops)`` bytes. The plan in it must
+            come from :func:`plan_crops` with the same sampling, and its window must hold ``plan.window``.
+        out: written from its first crop on; the crops at ``count`` of the record and beyond are left alone.
+        sampling, mean, std: as :func:`crop_warp`.
+        mirrored: takes each crop once more, with x reversed: exactly ``out[..., ::-1]``.
+
+    Returns:
+        ``launch(stream=None)``: queues the kernel in the CUDA stream with this address (an int), or in CuPy's current
+        one. It allocates nothing, and keeps the arrays alive.
+
+    Raises:
+        ValueError: a shape, a size or a value that does not fit, memory that is not contiguous, on another device than
+            CuPy's current one, or overlapping.
+        TypeError: a dtype that does not fit, or not a CuPy array.
+        ImportError: CuPy or NVRTC is not installed.
+    """
+    cupy = _import_cupy()
+    check_sampling(sampling)
+    normalise = check_normalisation(mean, std)
+    _check_array(cupy, out, "out", ("uint8",) if normalise is None else ("float32", "float16"))
+    crops, height, width = (out.shape[0], *(out.shape[1:3] if normalise is None else out.shape[2:4]))
+    shape = (crops, height, width, 3) if normalise is None else (crops, 3, height, width)
+    if out.shape != shape or 0 in shape:
+        wanted = "(crops, h, w, 3)" if normalise is None else "(crops, 3, h, w)"
+        raise ValueError(f"out must have the shape {wanted}, each at least 1, got {out.shape}")
+    grid = (-(-width // TILE[0]), -(-height // TILE[1]), crops)
+    if max(grid[1:]) > LONGEST_GRID:
+        raise ValueError(
+            f"out must have at most {LONGEST_GRID} crops of {LONGEST_GRID * TILE[1]} rows, got {out.shape}"
+        )
+    if mirrored is not None:
+        _check_array(cupy, mirrored, "mirrored", (out.dtype.name,), out.shape)
+        if abs(mirrored.data.ptr - out.data.ptr) < out.nbytes:
+            raise ValueError("mirrored and out must not overlap")
+    _check_array(cupy, call, "call", ("uint8",))
+    if call.nbytes < call_size(crops) or call.data.ptr % 8:
+        raise ValueError(
+            f"call must hold {call_size(crops)} bytes for {crops} crops, aligned to 8, "
+            f"got {call.nbytes} at {call.data.ptr:#x}"
+        )
+    defines = {"OUT": OUT_TYPES[out.dtype.name], "SAMPLING": sampling.upper()}
+    function = kernel("crop_warp.cu", "crop_warp", defines)
+    means, stds = normalise or (np.zeros(3, np.float32), np.ones(3, np.float32))
+    # CuPy passes Python's numbers as 64 bits, whatever the kernel takes: each scalar has the parameter's type here.
+    arguments = (
+        call,
+        out,
+        np.uint64(0) if mirrored is None else mirrored,
+        np.int32(width),
+        np.int32(height),
+        *means.ravel(),
+        *stds.ravel(),
+    )
+    block, external = (THREADS,), cupy.cuda.ExternalStream
+
+    def launch(stream: int | None = None) -> None:
+        if stream is None:
+            function(grid, block, arguments)
+            return
+        with external(stream):
+            function(grid, block, arguments)
+
+    return launch
+
+
+def _import_cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(f"the CUDA kernels need CuPy, which cannot be imported ({error}): {INSTALL}") from error
+    return cupy
+
+
+def _check_frame(cupy: Any, frame: Any) -> Any:
+    """The frame as a CuPy array, not copied."""
+    if not hasattr(frame, "__cuda_array_interface__"):
+        raise TypeError(
+            f"frame must be in GPU memory (a CuPy array, __cuda_array_interface__), got {type(frame).__name__}"
+        )
+    frame = cupy.asarray(frame)
+    if frame.dtype != np.uint8:
+        raise TypeError(f"frame must be an array of uint8, got {frame.dtype}")
+    if frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise ValueError(f"frame must have the shape (H, W, 3), H and W at least 1, got {frame.shape}")
+    if max(frame.shape) > LONGEST_SIDE:
+        raise ValueError(f"frame must have at most {LONGEST_SIDE} px a side, got {frame.shape}")
+    _check_device(cupy, frame, "frame")
+    return frame
+
+
+def _check_array(
+    cupy: Any, array: Any, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None = None
+) -> None:
+    if not isinstance(array, cupy.ndarray) or array.dtype.name not in dtypes:
+        kind = array.dtype if isinstance(array, (cupy.ndarray, np.ndarray)) else type(array).__name__
+        where = " of the host" if isinstance(array, np.ndarray) else ""
+        raise TypeError(f"{name} must be a CuPy array of {' or '.join(dtypes)}, got {kind}{where}")
+    if not array.flags.c_contiguous or (shape is not None and array.shape != shape):
+        wanted = "" if shape is None else f" of shape {shape}"
+        raise ValueError(f"{name} must be a C-contiguous array{wanted}, got shape {array.shape}")
+    _check_device(cupy, array, name)
+
+
+def _check_device(cupy: Any, array: Any, name: str) -> None:
+    current = cupy.cuda.Device()
+    if array.device != current:
+        raise ValueError(f"{name} lies on GPU {array.device.id}, and CuPy's current device is GPU {current.id}")

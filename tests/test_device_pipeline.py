@@ -1,0 +1,407 @@
+"""The GPU pipeline on the CPU: the real .cu files and launchers through the emulator, ONNX Runtime as the network.
+
+The CPU path is the specification: the same model, frame and boxes must give the same landmarks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from emulated_engine import EmulatedEngine
+from painter import blobs, painter_spec, write_painter
+
+from edgepose import EngineError, InputError, ModelSpec, Predictor
+from edgepose.pipelines.buckets import batch_buckets, network_runs
+
+# Crops agree to 2^-32 px (linear) or to the bit, heatmaps come from the same network, the decoders agree to 1e-3 cells
+# where they refine (seen here: 6e-5 px of a frame where a cell is 12 px wide).
+KEYPOINT_TOLERANCE = 1e-2
+
+Open = Callable[..., Predictor]
+
+
+@pytest.fixture
+def open_gpu(cupy_on_cpu: Any, tmp_path: Path) -> Iterator[Open]:
+    """Opens a predictor on the stand-in's GPU, from a spec; all are closed in the end."""
+    predictors: list[Predictor] = []
+
+    def open_(spec: ModelSpec, *, engine: dict[str, Any] | None = None, **options: Any) -> Predictor:
+        path = write_painter(tmp_path / f"{len(predictors)}.onnx", spec)
+        predictor = Predictor(EmulatedEngine(path, **(engine or {})), **options)
+        predictors.append(predictor)
+        return predictor
+
+    yield open_
+    for predictor in predictors:
+        predictor.close()
+
+
+@pytest.fixture
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """A frame with three blobs, and boxes of which the first sees all three and others only some or nothing."""
+    frame = blobs((320, 240), np.array([[120.0, 90.0], [160.5, 130.25], [140.0, 160.0]]), 12)
+    boxes = np.array(
+        [[60, 40, 220, 210], [100, 70, 180, 180], [-60, -40, 180, 170], [250, 200, 400, 300], [900, 900, 950, 990]]
+    )
+    return frame, boxes
+
+
+def on_cpu(spec: ModelSpec, path: Path, frame: np.ndarray, boxes: np.ndarray, **options: Any) -> Any:
+    with Predictor(write_painter(path / "cpu.onnx", spec), threads=1, **options) as predictor:
+        return predictor.predict(frame, boxes)
+
+
+def assert_same(result: Any, expected: Any, tolerance: float = KEYPOINT_TOLERANCE) -> None:
+    """Scores everywhere, keypoints where there is a landmark (elsewhere they say nothing)."""
+    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-4)  # fp32 arithmetic; seen: 1e-6
+    there = expected.scores > 0.05
+    assert there.any()
+    np.testing.assert_allclose(result.keypoints[there], expected.keypoints[there], atol=tolerance)
+
+
+@pytest.mark.parametrize("codec", ["msra", "udp"])
+@pytest.mark.parametrize("sampling", ["linear", "opencv4", "area"])
+@pytest.mark.parametrize("refinement", ["none", "shift", "dark", "dark_udp"])
+def test_same_landmarks_as_on_the_cpu(
+    open_gpu: Open, scene: tuple[np.ndarray, np.ndarray], tmp_path: Path, codec: str, sampling: str, refinement: str
+) -> None:
+    frame, boxes = scene
+    spec = painter_spec(codec, sampling=sampling, refinement=refinement)
+    expected = on_cpu(spec, tmp_path, frame, boxes)
+    result = open_gpu(spec, max_batch=4).predict(frame, boxes)  # five boxes: a full bucket, and one of 1
+    assert_same(result, expected)
+    np.testing.assert_array_equal(result.boxes, expected.boxes)
+    assert result.frame_size == (320, 240)
+    assert result.scores[4].max() == 0  # outside of the frame
+
+
+@pytest.mark.parametrize(("engine", "runs"), [({"max_batch": 16}, [4, 4]), ({"max_batch": 2}, [2, 2, 2, 2])])
+@pytest.mark.parametrize("flip_shift", [False, True])
+def test_flip_test(
+    open_gpu: Open,
+    scene: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    engine: dict[str, int],
+    runs: list[int],
+    flip_shift: bool,
+) -> None:
+    """The mirrored crops go through the network behind the others: in the same run, or in one of their own."""
+    frame, boxes = scene
+    spec = painter_spec("msra", flip_shift=flip_shift, flip_indices=(2, 1, 0))
+    expected = on_cpu(spec, tmp_path, frame, boxes[:2], flip_test=True)
+    predictor = open_gpu(spec, engine=engine, flip_test=True, max_batch=2)
+    network = predictor._pipeline.engine
+    network.runs.clear()
+    assert_same(predictor.predict(frame, boxes[:2]), expected)
+    predictor.predict(frame, boxes[:2])
+    assert network.runs == runs
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9, 21])
+def test_any_number_of_boxes(open_gpu: Open, tmp_path: Path, count: int) -> None:
+    """Buckets of 1, 2, 4, 6: every result is that of its own box, whatever runs beside it."""
+    rng = np.random.default_rng(count)
+    frame = blobs((320, 240), np.array([[120.0, 90.0], [160.5, 130.25], [140.0, 160.0]]), 12)
+    left_top = rng.uniform((20, 10), (90, 60), (count, 2))
+    boxes = np.concatenate([left_top, left_top + rng.uniform(90, 150, (count, 2))], 1)
+    spec = painter_spec()
+    expected = on_cpu(spec, tmp_path, frame, boxes)
+    predictor = open_gpu(spec, max_batch=6)
+    for _ in range(2):
+        assert_same(predictor.predict(frame, boxes), expected)
+
+
+def test_no_box_launches_nothing(open_gpu: Open, cupy_on_cpu: Any) -> None:
+    predictor = open_gpu(painter_spec(), max_batch=1)
+    before = dict(cupy_on_cpu.statistics)
+    result = predictor.predict(np.zeros((20, 30, 3), np.uint8), np.zeros((0, 4)))
+    assert result.keypoints.shape == (0, 3, 2)
+    assert dict(cupy_on_cpu.statistics) == before
+
+
+def test_half_precision(open_gpu: Open, scene: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    frame, boxes = scene
+    expected = on_cpu(painter_spec(), tmp_path, frame, boxes)
+    result = open_gpu(painter_spec(), engine={"fp16": True}, max_batch=8).predict(frame, boxes)
+    there = expected.scores > 0.3
+    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-3)  # 11 bits of the level and of the maximum
+    # A rounded heatmap moves a peak of sigma 4 cells by up to 0.1 cells of 6 px (seen: 0.13 px).
+    np.testing.assert_allclose(result.keypoints[there], expected.keypoints[there], atol=0.5)
+
+
+def test_without_graphs_the_same_with_stage_times(open_gpu: Open, scene: tuple[np.ndarray, np.ndarray]) -> None:
+    frame, boxes = scene
+    with_graphs = open_gpu(painter_spec(), max_batch=2).predict(frame, boxes)
+    without = open_gpu(painter_spec(), max_batch=2, cuda_graph=False).predict(frame, boxes)
+    np.testing.assert_array_equal(with_graphs.keypoints, without.keypoints)
+    timings = without.timings
+    assert min(timings.crop, timings.network, timings.decode) > 0
+    assert timings.crop + timings.network + timings.decode < timings.total
+
+
+# Memory ---------------------------------------------------------------------------------------------
+
+
+def test_steady_state_allocates_nothing_and_waits_once(
+    open_gpu: Open, cupy_on_cpu: Any, scene: tuple[np.ndarray, np.ndarray]
+) -> None:
+    frame, boxes = scene
+    predictor = open_gpu(painter_spec(), max_batch=2)
+    predictor.predict(frame, boxes)  # three chunks: the slots of the second and third are new
+    before = cupy_on_cpu.statistics.copy()
+    for count in (1, 2, 3, 4, 5):
+        predictor.predict(frame, boxes[:count])
+    used = cupy_on_cpu.statistics - before
+    assert used["allocations"] == used["pinned_allocations"] == 0
+    assert used["syncs"] == 5
+    assert used["graph_launches"] == 1 + 1 + 2 + 2 + 3
+
+
+def test_only_the_window_that_the_boxes_need_is_uploaded(
+    open_gpu: Open, cupy_on_cpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
+    boxes = np.array([[900.0, 700, 1000, 820], [950, 760, 1100, 900]])
+    spec = painter_spec()
+    predictor = open_gpu(spec, max_batch=2)
+    sizes = []
+    copy = cupy_on_cpu.cuda.runtime.memcpyAsync
+
+    def counting(target: int, source: int, size: int, kind: int, stream: int) -> None:
+        sizes.append(size)
+        copy(target, source, size, kind, stream)
+
+    monkeypatch.setattr(cupy_on_cpu.cuda.runtime, "memcpyAsync", counting)
+    result = predictor.predict(frame, boxes)
+    assert sum(sizes) < 400 * 400 * 3  # of 9 million bytes
+    assert_same(result, on_cpu(spec, tmp_path, frame, boxes))
+
+
+def test_a_larger_frame_makes_room(open_gpu: Open, cupy_on_cpu: Any, tmp_path: Path) -> None:
+    """Frames beyond 1920x1080: staging memory and graphs are made anew, once."""
+    rng = np.random.default_rng(0)
+    small = cv2.resize(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8), (600, 400))
+    large = cv2.resize(small, (3000, 2000))
+    spec = painter_spec(sampling="area")
+    predictor = open_gpu(spec, max_batch=1)
+    for frame in (small, large, small):
+        boxes = [[0, 0, frame.shape[1] - 1, frame.shape[0] - 1]]
+        before = cupy_on_cpu.statistics.copy()
+        assert_same(predictor.predict(frame, boxes), on_cpu(spec, tmp_path, frame, boxes), tolerance=0.1)
+        grown = (cupy_on_cpu.statistics - before)["allocations"]
+        assert (grown > 0) == (frame is large)
+
+
+def test_results_are_the_callers(open_gpu: Open, scene: tuple[np.ndarray, np.ndarray]) -> None:
+    frame, boxes = scene
+    predictor = open_gpu(painter_spec(), max_batch=2)
+    first = predictor.predict(frame, boxes[:2])
+    kept = first.keypoints.copy()
+    predictor.predict(frame, boxes[2:4])
+    np.testing.assert_array_equal(first.keypoints, kept)
+    predictor.close()
+    np.testing.assert_array_equal(first.keypoints, kept)
+
+
+def test_closing_frees_engine_and_memory(open_gpu: Open, scene: tuple[np.ndarray, np.ndarray]) -> None:
+    frame, boxes = scene
+    predictor = open_gpu(painter_spec(), max_batch=2)
+    predictor.predict(frame, boxes)
+    pipeline = predictor._pipeline
+    assert pipeline._pool.used_bytes() > 0
+    predictor.close()
+    predictor.close()
+    assert pipeline.engine.closed
+    assert pipeline._pool.used_bytes() == 0
+    with pytest.raises(EngineError, match="closed"):
+        predictor.predict(frame, boxes)
+
+
+# Frames ---------------------------------------------------------------------------------------------
+
+
+def _views(frame: np.ndarray) -> dict[str, np.ndarray]:
+    """The same pixels in other layouts."""
+    rgb = np.ascontiguousarray(frame[..., ::-1])
+    bgra = np.dstack([frame, np.full(frame.shape[:2], 77, np.uint8)])
+    padded = np.zeros((frame.shape[0], frame.shape[1] + 13, 3), np.uint8)
+    padded[:, 5:-8] = frame
+    return {
+        "bgra": bgra,
+        "rgb turned round": rgb[..., ::-1],
+        "padded rows": padded[:, 5:-8],
+        "upside down": np.ascontiguousarray(frame[::-1])[::-1],
+        "planes": np.ascontiguousarray(frame.transpose(2, 0, 1)).transpose(1, 2, 0),
+    }
+
+
+@pytest.mark.parametrize("layout", ["bgra", "rgb turned round", "padded rows", "upside down", "planes"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_layouts(
+    open_gpu: Open, cupy_on_cpu: Any, scene: tuple[np.ndarray, np.ndarray], layout: str, on_device: bool
+) -> None:
+    frame, boxes = scene
+    predictor = open_gpu(painter_spec(sampling="opencv4"), max_batch=4)
+    expected = predictor.predict(frame, boxes)
+    view = _views(frame)[layout]
+    np.testing.assert_array_equal(view[..., :3], frame)
+    result = predictor.predict(_to_device(cupy_on_cpu, view) if on_device else view, boxes)
+    np.testing.assert_array_equal(result.keypoints, expected.keypoints)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_grey(
+    open_gpu: Open, cupy_on_cpu: Any, scene: tuple[np.ndarray, np.ndarray], dimensions: int, on_device: bool
+) -> None:
+    frame, boxes = scene
+    grey = frame.max(axis=2)
+    predictor = open_gpu(painter_spec(sampling="opencv4"), max_batch=4)
+    expected = predictor.predict(np.repeat(grey[..., None], 3, axis=2), boxes)
+    grey = grey if dimensions == 2 else grey[..., None]
+    result = predictor.predict(_to_device(cupy_on_cpu, grey) if on_device else grey, boxes)
+    np.testing.assert_array_equal(result.keypoints, expected.keypoints)
+
+
+def _to_device(cupy: Any, array: np.ndarray) -> Any:
+    """With the strides that the host array has."""
+    base = array
+    while base.base is not None and isinstance(base.base, np.ndarray):
+        base = base.base
+    memory = cupy.asarray(np.ascontiguousarray(base).reshape(-1))
+    offset = array.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    return cupy.ndarray(array.shape, array.dtype, memptr=memory.data + offset, strides=array.strides)
+
+
+def test_a_device_frame_is_not_copied(open_gpu: Open, cupy_on_cpu: Any, scene: tuple[np.ndarray, np.ndarray]) -> None:
+    frame, boxes = scene
+    predictor = open_gpu(painter_spec(), max_batch=8)
+    device_frame = cupy_on_cpu.asarray(frame)
+    expected = predictor.predict(frame, boxes)
+    before = cupy_on_cpu.statistics.copy()
+    result = predictor.predict(device_frame, boxes)
+    used = cupy_on_cpu.statistics - before
+    assert used["copies"] == 2  # the record up, the results down
+    assert used["allocations"] == 0
+    np.testing.assert_array_equal(result.keypoints, expected.keypoints)
+
+
+def test_waits_for_the_callers_stream(open_gpu: Open, cupy_on_cpu: Any, scene: tuple[np.ndarray, np.ndarray]) -> None:
+    """The frame is written on another stream, and has not been when predict is called."""
+    frame, boxes = scene
+    cupy = cupy_on_cpu
+    predictor = open_gpu(painter_spec(), max_batch=8)
+    expected = predictor.predict(frame, boxes)
+    pinned = np.frombuffer(cupy.cuda.alloc_pinned_memory(frame.nbytes), np.uint8, frame.nbytes)
+    pinned[:] = frame.reshape(-1)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    for argument in (stream, stream.ptr, type("PyCuda", (), {"handle": stream.ptr})()):
+        device_frame = cupy.zeros(frame.shape, np.uint8)
+        cupy.cuda.Device().synchronize()
+        cupy.cuda.runtime.memcpyAsync(device_frame.data.ptr, pinned.ctypes.data, frame.nbytes, 1, stream.ptr)
+        result = predictor.predict(device_frame, boxes, stream=argument)
+        np.testing.assert_array_equal(result.keypoints, expected.keypoints)
+    with stream:  # the array's own stream, by its interface
+        device_frame = cupy.zeros(frame.shape, np.uint8)
+        cupy.cuda.runtime.memcpyAsync(device_frame.data.ptr, pinned.ctypes.data, frame.nbytes, 1, stream.ptr)
+        result = predictor.predict(device_frame, boxes)
+    np.testing.assert_array_equal(result.keypoints, expected.keypoints)
+
+
+def test_unusable_device_frames(open_gpu: Open, cupy_on_cpu: Any) -> None:
+    cupy = cupy_on_cpu
+    predictor = open_gpu(painter_spec(), max_batch=1)
+    box = [[0, 0, 10, 10]]
+    with pytest.raises(InputError, match="uint8"):
+        predictor.predict(cupy.zeros((20, 20, 3), np.float32), box)
+    with pytest.raises(InputError, match="channels-first"):
+        predictor.predict(cupy.zeros((3, 20, 20), np.uint8), box)
+    with pytest.raises(InputError, match="no pixels"):
+        predictor.predict(cupy.zeros((0, 20, 3), np.uint8), box)
+    with pytest.raises(InputError, match="stream must be"):
+        predictor.predict(cupy.zeros((20, 20, 3), np.uint8), box, stream="main")
+
+
+def test_a_device_frame_and_a_cpu_predictor(cupy_on_cpu: Any, tmp_path: Path) -> None:
+    with (
+        Predictor(write_painter(tmp_path / "m.onnx", painter_spec())) as predictor,
+        pytest.raises(InputError, match="GPU memory"),
+    ):
+        predictor.predict(cupy_on_cpu.zeros((20, 20, 3), np.uint8), [[0, 0, 10, 10]])
+
+
+# Threads, options, buckets --------------------------------------------------------------------------
+
+
+def test_predictors_in_threads(open_gpu: Open, scene: tuple[np.ndarray, np.ndarray]) -> None:
+    frame, boxes = scene
+    predictors = [open_gpu(painter_spec(), max_batch=2) for _ in range(3)]
+    expected = [predictors[0].predict(frame, boxes + shift).keypoints for shift in range(3)]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(3):
+            result = predictors[index].predict(frame, boxes + index)
+            if not np.array_equal(result.keypoints, expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_open_engines_and_options(open_gpu: Open, tmp_path: Path, cupy_on_cpu: Any) -> None:
+    predictor = open_gpu(painter_spec(), device="cuda", max_batch=1)
+    assert predictor.engine_name == "emulated (cuda:0)"
+    assert "cuda:0" in repr(predictor)
+    path = write_painter(tmp_path / "m.onnx", painter_spec())
+    with pytest.raises(InputError, match="leave device out"):
+        Predictor(EmulatedEngine(path), device="cpu")
+    with pytest.raises(InputError, match="leave spec out"):
+        Predictor(EmulatedEngine(path), spec=painter_spec("msra"))
+    with pytest.raises(InputError, match="got int"):
+        Predictor(3)  # type: ignore[arg-type]
+    engine = EmulatedEngine(path, min_batch=4)
+    with pytest.raises(EngineError, match="max_batch is 2"):
+        Predictor(engine, max_batch=2)
+    assert engine.closed
+
+
+def test_a_batch_size_that_is_fixed(open_gpu: Open, scene: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    frame, boxes = scene
+    expected = on_cpu(painter_spec(), tmp_path, frame, boxes)
+    assert_same(open_gpu(painter_spec(), engine={"min_batch": 4, "max_batch": 4}).predict(frame, boxes), expected)
+
+
+@pytest.mark.parametrize(
+    ("engine", "wanted", "flip", "sizes"),
+    [
+        ((1, 16), 16, False, [1, 2, 4, 8, 16]),
+        ((1, 16), 6, False, [1, 2, 4, 6]),
+        ((1, 1), 16, False, [1]),
+        ((8, 8), 16, False, [8]),
+        ((2, 12), 16, False, [2, 4, 8, 12]),
+        ((1, 16), 16, True, [1, 2, 4, 8, 16]),
+        ((1, 1), 4, True, [1]),
+        ((8, 8), 16, True, [4, 8]),
+    ],
+)
+def test_buckets(engine: tuple[int, int], wanted: int, flip: bool, sizes: list[int]) -> None:
+    assert batch_buckets(*engine, wanted, flip_test=flip) == sizes
+
+
+def test_runs_of_a_flip_test() -> None:
+    assert network_runs(4, 1, 8, flip_test=True) == [slice(0, 8)]
+    assert network_runs(5, 1, 8, flip_test=True) == [slice(0, 5), slice(5, 10)]
+    assert network_runs(9, 1, 8, flip_test=True) == []
+    assert network_runs(1, 4, 8, flip_test=True) == []
