@@ -124,10 +124,11 @@ def build_engine(
     pictures = _choose_crops(crops, chosen)
     reference, report = _compare_graphs(source, graph, pictures, chosen, (precision, batches), report_to)
     if (problems := report.problems()) and not options.force:
+        instead = "build with precision fp32 (--precision fp32), " if precision == "fp16" and report.landmarks else ""
         raise EngineError(
             f"{path.name} in {precision} differs too much from the float32 model on {report.crops} {report.source}: "
-            f"{'; '.join(problems)}. Nothing was built. Build with precision fp32 (--precision fp32), compare on "
-            "photos of the model's own domain (--photos), or build all the same (--force)"
+            f"{'; '.join(problems)}. Nothing was built: {instead}compare on photos of the model's own domain "
+            "(--photos), or build all the same (--force)"
         )
 
     start = time.perf_counter()

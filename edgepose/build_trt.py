@@ -98,7 +98,8 @@ def _parse_errors(api: Api, parser: Any, messages: Messages) -> str:
         parser_error = parser.get_error(index)
         operator, name = parser_error.node_operator(), parser_error.node_name()
         where = f"{operator} {name!r}: " if operator else ""
-        errors.append(f"{where}{' '.join(parser_error.desc().split())[:300]}")
+        reason = " ".join(parser_error.desc().split())[:300]
+        errors.append(f"{where}{'it has no such operator' if reason == 'false' else reason}")
     reasons = "; ".join(dict.fromkeys(errors)) or messages.summary()
     return f"{api.name} {api.version} cannot take this model: {reasons}"
 

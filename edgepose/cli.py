@@ -52,7 +52,8 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Bundled name (see `edgepose models`) or path of an ONNX file.")
+    str,
+    typer.Option("--model", "-m", help="Bundled name (see `edgepose models`), or path of an ONNX file or an engine."),
 ]
 Spec = Annotated[
     Path | None, typer.Option("--spec", help="JSON file that says what the model expects, if the model does not.")
@@ -89,7 +90,7 @@ def predict(
     whole_image: Annotated[bool, typer.Option("--whole-image", help="One garment fills each picture.")] = False,
     flip_test: FlipTest = False,
     min_score: MinScore = 0.4,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N.")] = "auto",
 ) -> None:
     """Find landmarks: writes annotated pictures or a video, and all coordinates as JSON.
 
@@ -192,15 +193,23 @@ def models() -> None:
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="Bundled name or path of an ONNX file.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(help="Bundled name, or path of an ONNX file or an engine.")] = DEFAULT_MODEL,
 ) -> None:
-    """Show what a model file says about itself: spec, input and output, opset, precision, metrics, licence."""
-    from edgepose.modelfile import ModelFile
-    from edgepose.models import find_model
+    """Show what a model file says about itself: spec, input and output, precision, metrics, where an engine runs."""
+    from edgepose.models import ENGINE_SUFFIXES, find_model
 
-    file = ModelFile.read(find_model(model))
+    path = find_model(model)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
+    for key, value in _engine_rows(path) if path.suffix.lower() in ENGINE_SUFFIXES else _model_rows(path):
+        table.add_row(key, escape(value))
+    console.print(table)
+
+
+def _model_rows(path: Path) -> list[tuple[str, str]]:
+    from edgepose.modelfile import ModelFile
+
+    file = ModelFile.read(path)
     rows = [
         ("file", str(file.path)),
         ("size", f"{file.size / 1e6:.2f} MB, {file.parameters / 1e6:.2f} M parameters"),
@@ -214,9 +223,29 @@ def info(
         rows.append(("spec", "none: pass one with --spec spec.json (edgepose predict shows an example)"))
     else:
         rows += [(f"spec: {key}", _readable(value)) for key, value in vars(file.spec).items()]
-    for key, value in rows:
-        table.add_row(key, escape(value))
-    console.print(table)
+    return rows
+
+
+def _engine_rows(path: Path) -> list[tuple[str, str]]:
+    """From the sidecar: neither TensorRT nor a GPU is needed."""
+    from edgepose.enginefile import EngineInfo
+
+    info = EngineInfo.read(path)
+    report = info.parity
+    judged = "the engine" if report.scope == "engine" else "its graph; the first load on the GPU measures the engine"
+    rows = [
+        ("file", str(path)),
+        ("size", f"{info.engine_bytes / 1e6:.2f} MB"),
+        ("built from", f"{info.onnx}, {info.built}, in {info.seconds:.0f} s, by edgepose {info.edgepose}"),
+        ("precision", info.precision),
+        ("runs on", f"{info.gpu or ', '.join(info.targets)} with {info.flavour} {info.version}, {info.platform}"),
+        ("batch", f"{info.profile[0]} to {info.profile[2]}, fastest at {info.profile[1]}"),
+        ("input", f"{info.input.name}  {info.input.dtype} {info.input.shape}"),
+        ("output", f"{info.output.name}  {info.output.dtype} {info.output.shape}"),
+        ("parity", f"{report.px_median:.3g} px median, {report.px_p99:.3g} px p99 ({judged}; {report.source})"),
+        ("rebuild with", info.rebuild_command(path)),
+    ]
+    return rows + [(f"spec: {key}", _readable(value)) for key, value in vars(info.spec).items()]
 
 
 def _readable(value: Any) -> str:

@@ -106,7 +106,7 @@ RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")  # of 1.7; aske
 
 # Jetson Linux -> JetPack; the longest that fits counts. docs/jetson.md has the sources.
 _JETPACK = {"35": "5", "36": "6", "36.3": "6.0", "36.4": "6.1", "36.4.3": "6.2", "36.4.4": "6.2.1", "36.5": "6.2.2",
-            "38": "7", "38.2": "7.0", "38.4": "7.1", "39": "7", "39.2": "7.2"}  # fmt: skip
+            "38": "7", "38.2": "7.0", "38.4": "7.1", "39": "7", "39.2": "7.2", "39.2.1": "7.2.1"}  # fmt: skip
 
 # Module, distributions that provide it, what it is for, how to get it.
 _PACKAGES = (

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgepose.errors import InputError
-from edgepose.spec import Codec
+from edgepose.spec import Codec, ModelSpec
 
 __all__ = [
     "crop_affines",
+    "crop_transforms",
     "crops_see_frame",
     "heatmap_to_crop",
     "invert_affines",
@@ -49,6 +50,8 @@ def validate_boxes(boxes: ArrayLike) -> NDArray[np.float32]:
         raise InputError(f"boxes must have the shape (N, 4), xyxy in px, got {array.shape}{hint}")
     with np.errstate(over="ignore", invalid="ignore"):
         sides = array[:, 2:] - array[:, :2]
+        if ((sides > 0) & (sides < np.inf)).all():  # then the corners are finite too
+            return array
     for bad, fault in (
         (~(np.isfinite(array).all(axis=1) & np.isfinite(sides).all(axis=1)), "is not finite"),
         ((sides <= 0).any(axis=1), "is inverted or has no area: expected x1 < x2 and y1 < y2"),
@@ -88,27 +91,71 @@ def crop_affines(
     angles = _floats("rotation", rotation)
     if angles.shape not in ((), (len(array),)) or not np.isfinite(angles).all():
         raise InputError(f"rotation must be one finite angle or {len(array)} of them, got shape {angles.shape}")
+    if not angles.any():
+        return _upright_affines(array, width, height, codec, enlarged)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is refused below
-        centre = (array[:, :2] + array[:, 2:]) * np.float32(0.5)
-        box_width, box_height = ((array[:, 2:] - array[:, :2]) * np.float32(padding)).T
-        aspect = np.float32(width / height)
-        wide = box_width > box_height * aspect
-        scale_x = np.where(wide, box_width, box_height * aspect)
-        scale_y = np.where(wide, box_width / aspect, box_height)
-        if angles.any():
-            affine = _rotated_msra_affine if codec == "msra" else _rotated_udp_affine
-            radians = np.broadcast_to(np.deg2rad(angles), (len(array),))
-            affines = affine(centre, np.stack([scale_x, scale_y], axis=1), radians, width, height)
-        else:
-            upright = _msra_affine if codec == "msra" else _udp_affine
-            affines = upright(*centre.T, scale_x, scale_y, width, height)
-    bad = ~np.isfinite(affines).all(axis=(1, 2))
-    if bad.any():
-        row = int(bad.argmax())
-        raise InputError(
-            f"box {row} is too small, too large or too far from the origin for float32: {array[row].tolist()}"
-        )
+        centre, scale_x, scale_y = _centre_and_scale(array, width, height, enlarged)
+        affine = _rotated_msra_affine if codec == "msra" else _rotated_udp_affine
+        radians = np.broadcast_to(np.deg2rad(angles), (len(array),))
+        affines = affine(centre, np.stack([scale_x, scale_y], axis=1), radians, width, height)
+    _check_finite(affines, array)
     return affines
+
+
+def crop_transforms(boxes: NDArray[np.float32], spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What :func:`crop_affines` and :func:`invert_affines` give for validated boxes (N, 4), bit for bit, at once.
+
+    For the loops of real time: the checks and the rotation cost more than the arithmetic.
+    Raises InputError for a box that is too small, too large or too far from the origin for float32.
+    """
+    affines = _upright_affines(boxes, *spec.input_size, spec.codec, np.float64(spec.padding))
+    inverses = np.zeros_like(affines)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        a, d = affines[:, 0, 0], affines[:, 1, 1]
+        unit = 1.0 / (a * d)
+        per_x, per_y = unit * d, unit * a
+        inverses[:, 0, 0], inverses[:, 1, 1] = per_x, per_y
+        np.multiply(-per_x, affines[:, 0, 2], out=inverses[:, 0, 2])
+        np.multiply(-per_y, affines[:, 1, 2], out=inverses[:, 1, 2])
+    _check_finite(inverses, boxes)
+    return affines, inverses
+
+
+def _upright_affines(
+    boxes: NDArray[np.float32], width: int, height: int, codec: Codec, padding: NDArray[np.float64] | np.float64
+) -> NDArray[np.float64]:
+    """(N, 2, 3) of crops without rotation."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is refused below
+        centre, scale_x, scale_y = _centre_and_scale(boxes, width, height, padding)
+        affine = _msra_affine if codec == "msra" else _udp_affine
+        affines = affine(centre[:, 0], centre[:, 1], scale_x, scale_y, width, height)
+    _check_finite(affines, boxes)
+    return affines
+
+
+def _centre_and_scale(
+    boxes: NDArray[np.float32], width: int, height: int, padding: NDArray[np.float64] | np.float64
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """MMPose's centre (N, 2), and width and height (N,) of the enlarged box at the crop's aspect ratio."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    box_width, box_height = ((high - low) * np.float32(padding)).T
+    aspect = np.float32(width / height)
+    from_height = box_height * aspect
+    wide = box_width > from_height
+    return (
+        (low + high) * np.float32(0.5),
+        np.where(wide, box_width, from_height),
+        np.where(wide, box_width / aspect, box_height),
+    )
+
+
+def _check_finite(affines: NDArray[np.float64], boxes: NDArray[np.float32]) -> None:
+    if np.isfinite(affines).all():
+        return
+    row = int((~np.isfinite(affines).all(axis=(1, 2))).argmax())
+    raise InputError(
+        f"box {row} is too small, too large or too far from the origin for float32: {boxes[row].tolist()}"
+    )
 
 
 def _msra_affine(
@@ -234,12 +281,10 @@ def crops_see_frame(
     input_size: tuple[int, int],  # (w, h) of the crop, px
     frame_size: tuple[int, int],  # (W, H) px
 ) -> NDArray[np.bool_]:  # (N,)
-    """Whether a crop overlaps the frame; crops are not rotated, so two corners tell."""
-    w, h = input_size
-    corners = np.broadcast_to(np.array([[-0.5, -0.5], [w - 0.5, h - 0.5]]), (len(inverses), 2, 2))
-    low, high = transform_points(corners, inverses).swapaxes(0, 1)
-    end = np.array(frame_size) - 0.5
-    return np.asarray(((high > -0.5) & (low < end)).all(axis=1))
+    """Whether a crop overlaps the frame, the outer halves of its outermost pixels included."""
+    step, first = inverses[:, (0, 1), (0, 1)], inverses[:, :, 2]  # (N, 2): of a crop px, of crop px 0; frame px
+    low, high = first - 0.5 * step, first + (np.array(input_size) - 0.5) * step
+    return np.asarray(((high > -0.5) & (low < np.array(frame_size) - 0.5)).all(axis=1))
 
 
 def _check_affines(affines: ArrayLike) -> NDArray[np.float64]:

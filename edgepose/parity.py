@@ -3,8 +3,9 @@
 Heatmaps of reference and candidate are decoded as `Predictor` does it, with the spec's refinement, and compared in crop
 px. What counts:
 
-    landmarks   whose float32 score is at least `MIN_SCORE` times the highest one of all crops. Below that, a map shows
-                no landmark, and where its maximum lies is chance.
+    landmarks   whose float32 score is at least `MIN_SCORE` times the highest one of all crops, and which the float32
+                model's refinement leaves within a cell of their peak. Below that score a map shows no landmark, and
+                beyond that step its maximum has not the shape of a peak: DARK then magnifies any rounding.
     jumps       whose peak lies more than one cell away from the reference's: another peak won. Their distance says
                 nothing about precision, so the px figures leave them out.
     ties        jumps to a peak that the candidate finds no more than `TIE` of its height above the reference's place:
@@ -117,7 +118,7 @@ class ParityReport:
     def problems(self, limits: Limits = LIMITS) -> tuple[str, ...]:
         """What is beyond the limits, in words; empty: nothing."""
         if self.landmarks == 0:
-            return ("no landmark could be compared: the float32 model finds none in these crops; pass photos",)
+            return ("the float32 model finds no landmark that could be compared",)
         wrong = self.jumps - self.ties
         checks = (
             (self.not_finite, 0, f"{self.not_finite} heatmap values are NaN or infinite"),
@@ -135,7 +136,7 @@ class ParityReport:
                 f"scores differ by {100 * self.score_error:.3g} % (limit {100 * limits.score_error:g} %)",
             ),
         )
-        return tuple(text for value, limit, text in checks if value > limit)
+        return tuple(text for value, limit, text in checks if not value <= limit)  # NaN is a problem
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; ``from_dict``'s inverse."""
@@ -261,7 +262,13 @@ def judge(
 ) -> ParityReport:
     """A candidate's heatmaps beside what the float32 model found; as :func:`compare`, without its heatmaps."""
     keypoints, cells, scores = _decode(heatmaps, spec)
-    counts = (reference.scores > 0) & (reference.scores >= MIN_SCORE * reference.scores.max(initial=0))
+    peaks, cell = (
+        geometry.heatmap_to_crop(places, spec.codec, spec.input_size, spec.heatmap_size)
+        for places in (reference.cells, np.ones(2))
+    )
+    steps = np.abs(reference.keypoints - peaks).max(axis=2)
+    high = (reference.scores > 0) & (reference.scores >= MIN_SCORE * reference.scores.max(initial=0))
+    counts = high & (steps <= cell.max())
     distances = np.linalg.norm(keypoints - reference.keypoints, axis=2)
     jumped = counts & (np.abs(cells.astype(int) - reference.cells).max(axis=2) > 1)
     tied = jumped & (_values_at(heatmaps, reference.cells) >= (1 - TIE) * scores) & (scores > 0)

@@ -78,12 +78,10 @@ class _Plan:
     Attributes:
         changed: names of the source type that are read as data.
         kept: names of the source type that some input needs as they are.
-        needs: for each kept name, the first node and input that needs it.
     """
 
     changed: set[str]
     kept: set[str]
-    needs: dict[str, str]
 
 
 def _retype(model: onnx.ModelProto, source: int, target: int, *, keep_io: bool) -> onnx.ModelProto:
@@ -152,7 +150,7 @@ def _formal(formals: Any, index: int) -> Any:
 
 
 def _make_plan(model: onnx.ModelProto, types: dict[str, int], source: int, target: int) -> _Plan:
-    plan = _Plan({value.name for value in model.graph.output if types.get(value.name) == source}, set(), {})
+    plan = _Plan({value.name for value in model.graph.output if types.get(value.name) == source}, set())
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
     for node in model.graph.node:
@@ -166,11 +164,10 @@ def _make_plan(model: onnx.ModelProto, types: dict[str, int], source: int, targe
                 continue
             if name not in constants:
                 raise ModelError(
-                    f"cannot change the precision of {_describe(node)}: its input {formal.name} must be "
-                    f"{_NAMES[source]} and is computed by the graph ({name}); export it as a constant"
+                    f"cannot change the precision of {_describe(node)}: its input {formal.name} takes {_NAMES[source]} "
+                    f"only and gets {name}, which is no constant. Export the model in the precision that you need"
                 )
             plan.kept.add(name)
-            plan.needs.setdefault(name, f"{formal.name} of {_describe(node)}")
         for index, name in enumerate(node.output):
             formal = _formal(schema.outputs, index)
             if name and types.get(name) == source and _SCHEMA_NAMES[target] not in formal.types:

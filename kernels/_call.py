@@ -44,7 +44,7 @@ def call_size(crops: int) -> int:
 
 
 def call_views(buffer: np.ndarray, crops: int) -> tuple[np.ndarray, np.ndarray]:
-    """The header () and the instances (crops,) that lie in a host buffer (call_size(crops),) uint8; views, no copies."""
+    """The header () and the instances (crops,) in a host buffer (>= call_size(crops),) uint8: views, no copies."""
     header = buffer[: HEADER.itemsize].view(HEADER)[0:1].reshape(())
     instances = buffer[HEADER.itemsize : call_size(crops)].view(INSTANCE)
     return header, instances

@@ -204,7 +204,7 @@ def plan_crops(
     samples = inverses
     cells = limits = np.array(frame_size, np.float64)  # of the frame, halved or not
     with np.errstate(over="ignore", invalid="ignore"):
-        steps = inverses[:, :, :2] * (size[0] - 1.0, size[1] - 1.0)
+        steps = inverses[:, :, :2] * np.array((size[0] - 1.0, size[1] - 1.0))
         reach = np.empty((count, 2, 2))  # (least, greatest), (x, y) of all that a crop's pixels look at
         np.add.reduce(np.minimum(steps, 0.0), axis=2, out=reach[:, 0])
         np.add.reduce(np.maximum(steps, 0.0), axis=2, out=reach[:, 1])

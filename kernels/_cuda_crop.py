@@ -109,11 +109,7 @@ def prepare_crop_warp(
     check_sampling(sampling)
     normalise = check_normalisation(mean, std)
     _check_array(cupy, out, "out", ("uint8",) if normalise is None else ("float32", "float16"))
-    crops, height, width = (out.shape[0], *(out.shape[1:3] if normalise is None else out.shape[2:4]))
-    shape = (crops, height, width, 3) if normalise is None else (crops, 3, height, width)
-    if out.shape != shape or 0 in shape:
-        wanted = "(crops, h, w, 3)" if normalise is None else "(crops, 3, h, w)"
-        raise ValueError(f"out must have the shape {wanted}, each at least 1, got {out.shape}")
+    crops, width, height = _check_crops(out, planes=normalise is not None)
     grid = (-(-width // TILE[0]), -(-height // TILE[1]), crops)
     if max(grid[1:]) > LONGEST_GRID:
         raise ValueError(
@@ -190,6 +186,15 @@ def _check_array(
         wanted = "" if shape is None else f" of shape {shape}"
         raise ValueError(f"{name} must be a C-contiguous array{wanted}, got shape {array.shape}")
     _check_device(cupy, array, name)
+
+
+def _check_crops(out: Any, *, planes: bool) -> tuple[int, int, int]:
+    """(crops, w, h) of (crops, 3, h, w) planes, or of (crops, h, w, 3) pixels."""
+    if out.ndim != 4 or out.shape[1 if planes else 3] != 3 or 0 in out.shape:
+        wanted = "(crops, 3, h, w)" if planes else "(crops, h, w, 3)"
+        raise ValueError(f"out must have the shape {wanted}, each at least 1, got {out.shape}")
+    height, width = out.shape[2:] if planes else out.shape[1:3]
+    return out.shape[0], width, height
 
 
 def _check_device(cupy: Any, array: Any, name: str) -> None:

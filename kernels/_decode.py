@@ -353,7 +353,7 @@ def _whole_map_windows(
     height, width = maps.shape[1:]
     radius = blur_kernel // 2
     for number, row in enumerate(rows):
-        # Padded as MMPose does it: which columns OpenCV leaves to its scalar code, which rounds differently, depends on it.
+        # Padded as MMPose does it: the width decides which columns OpenCV leaves to code that rounds differently.
         padded = np.zeros((height + 2 * radius, width + 2 * radius), np.float32)
         inner = slice(radius, radius + height), slice(radius, radius + width)
         padded[inner] = maps[row]

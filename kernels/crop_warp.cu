@@ -6,17 +6,18 @@
 // Compiled with   #define OUT float | Half | unsigned char
 //                 #define SAMPLING LINEAR | OPENCV4 | AREA
 //
-// Threads   One block makes a tile of 32 x 16 pixels of one crop: grid (tiles in x, tiles in y, crops), 256 threads, each
-//           two pixels, 8 rows apart. A warp writes 32 neighbours of a row, so its stores fill whole sectors.
+// Threads   One block makes a tile of 32 x 16 pixels of one crop: grid (tiles in x, tiles in y, crops), 256 threads,
+//           each two pixels, 8 rows apart. A warp writes 32 neighbours of a row, so its stores fill whole sectors.
 //           Coordinates are float64, of which many GPUs do 1/64 of what they do in float32. They are sums of a term of
 //           the column and a term of the row: the first 96 threads of a block compute its 32 + 16 terms for x and y,
 //           once, as integers in shared memory; each pixel adds two of them.
 // Bytes     8 crops of 192x256 in Half write 2.4 MB (float: 4.7 MB) and read each byte of the frame from DRAM at most
-//           once, 6.2 MB for the whole of a 1080p frame; the crops' overlaps and the taps that neighbours share come from
-//           the caches. At the 3.35 TB/s of an H100 that is a floor of 2.6 us; on an Orin (205 GB/s) 42 us. In practice
-//           the load units bound it first: 4 to 6 words (12 bytes if the frame's rows are not whole words) for each
-//           pixel. AREA reads every pixel that a crop covers, 16 words for 16 of them.
-// Exact     OPENCV4 and AREA are the twin's bits. LINEAR rounds its coordinates to 2^-32 px; all else is the twin's.
+//           once, 6.2 MB for the whole of a 1080p frame: the crops' overlaps and the taps that neighbours share come
+//           from the caches. At the 3.35 TB/s of an H100 that is a floor of 2.6 us; on an Orin (205 GB/s) 42 us. By the
+//           code, instructions bound it first: about 250 for a pixel, of which 4 to 6 load words (12 load bytes where
+//           rows are not whole words, or not BGR). AREA also reads all that a crop covers: 12 to 16 words for 4x4 px.
+// Exact     OPENCV4 and AREA are the twin's bits. LINEAR rounds its coordinates to 2^-32 px and is black beyond 2^27
+//           px; the rest of its arithmetic is the twin's, operation by operation.
 
 enum Sampling { LINEAR, OPENCV4, AREA };
 
@@ -30,7 +31,7 @@ constexpr int RESIDENT = 4;                              // blocks that a multip
 constexpr int RESIDENT = SAMPLING == AREA ? 4 : 5;       // at 64 or 48 registers a thread
 #endif
 
-// ---- The frame: pixels are words 0x00RRGGBB (the top byte may hold anything where it says so) ----------------------
+// ---- The frame: pixels as words 0xxxRRGGBB, of which the top byte may hold anything --------------------------------
 
 struct Frame {
     long long origin;  // the address that pixel (0, 0) would have; it may lie outside of the window
@@ -182,7 +183,6 @@ __device__ unsigned gather(unsigned fields) {
 }
 __device__ unsigned mean_of_sum(unsigned fields) { return (fields + 0x00200802) >> 2 & 0x0ff3fcff; }
 
-
 __device__ __forceinline__ void push(unsigned (&values)[4], unsigned value) {
     values[0] = values[1], values[1] = values[2], values[2] = values[3], values[3] = value;
 }
@@ -309,7 +309,8 @@ __device__ __forceinline__ float blend(
 // The weights of the four taps: in 1/1024, or under LINEAR in float.
 __device__ __forceinline__ void weigh(unsigned x, unsigned y, unsigned (&whole)[4], float (&weights)[4]) {
     if constexpr (SAMPLING == LINEAR) {
-        const float right = __fmul_rn(static_cast<float>(x), 0x1p-32f), lower = __fmul_rn(static_cast<float>(y), 0x1p-32f);
+        const float right = __fmul_rn(static_cast<float>(x), 0x1p-32f);
+        const float lower = __fmul_rn(static_cast<float>(y), 0x1p-32f);
         const float left = __fsub_rn(1.f, right), upper = __fsub_rn(1.f, lower);
         weights[0] = __fmul_rn(left, upper), weights[1] = __fmul_rn(right, upper);
         weights[2] = __fmul_rn(left, lower), weights[3] = __fmul_rn(right, lower);

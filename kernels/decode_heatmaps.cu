@@ -6,11 +6,11 @@
 //            peak is blurred by the block (rows) and its first warp (columns), which solves for the step.
 // Bytes      each heatmap once (and the mirrored one), the window again from L1 or L2, 12 bytes written. Channels that
 //            an instance does not have and instances from call->count on are not read.
-// Floor      8x25 fp16 maps of 64x48: 1.2 MB, 0.4 us of an H100's 3.35 TB/s; so what it takes is a launch and three trips
-//            to memory in a row (the call, the map, the window). 8x294: 14.5 MB, 4.3 us.
+// Floor      8x25 fp16 maps of 64x48: 1.2 MB, 0.4 us of an H100's 3.35 TB/s; so what it takes is a launch and three
+//            trips to memory in a row (the call, the map, the window). 8x294: 14.5 MB, 4.3 us.
 // Whole maps are blurred where the step magnifies rounding (noise, plateaus) or a value may be below the logarithm's
-//            floor. There MMPose's float32 arithmetic is repeated bit by bit: OpenCV's order of summation, the rescaling
-//            by the blurred map's maximum, NumPy's logarithm. Any other rounding moves such points by up to 0.1 px.
+//            floor. There MMPose's float32 arithmetic is repeated bit by bit: OpenCV's order of summation, its
+//            rescaling by the blurred map's maximum, NumPy's logarithm. Other roundings move such points by 0.1 px.
 //
 // Defines: T (Half or float), REFINEMENT, FLIP (0 or 1), THREADS (32, 64, 128 or 256) and, for dark and dark_udp,
 // BLUR_KERNEL and BLUR_WEIGHTS (its float literals, comma-separated).
@@ -24,10 +24,10 @@ constexpr int WARPS = THREADS / 32;
 constexpr int PACKED = 16 / sizeof(T);  // elements of a 16-byte load
 constexpr int IN_FLIGHT = 4;            // such loads of a thread at a time
 constexpr float LARGEST = 0x1.fffffep127f;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int HELD = 1024;              // threads that an SM shall hold: all that sm_75 can,
+#if FLIP || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800)
+constexpr int HELD = 1024;              // threads that an SM shall hold: 64 registers each, and all that sm_75 can;
 #else
-constexpr int HELD = 1280;              // or as many as leave 48 registers each, which do without spilling
+constexpr int HELD = 1280;              // or 48 registers each, which do without spilling
 #endif
 
 struct alignas(16) Pack { unsigned words[4]; };
@@ -177,12 +177,13 @@ template <int G, bool FUSED> __device__ __forceinline__ void sum_column(const fl
     for (int k = 1; k <= RADIUS; ++k)
 #pragma unroll
         for (int j = 0; j < G; ++j) {
-            const float pair = band[(j + RADIUS + k) * stride] + band[(j + RADIUS - k) * stride], weight = WEIGHTS[RADIUS + k];
-            sums[j] = FUSED ? __fmaf_rn(pair, weight, sums[j]) : __fadd_rn(sums[j], __fmul_rn(pair, weight));
+            const float pair = band[(j + RADIUS + k) * stride] + band[(j + RADIUS - k) * stride];
+            sums[j] = FUSED ? __fmaf_rn(pair, WEIGHTS[RADIUS + k], sums[j])
+                            : __fadd_rn(sums[j], __fmul_rn(pair, WEIGHTS[RADIUS + k]));
         }
 }
-// x and width: of the map. MMPose pads it by RADIUS; OpenCV's vector code, which fuses multiplication and addition, takes
-// eight columns at a time, and the last ones are left to code that does not. Along x those lie in the padding.
+// x and width: of the map. MMPose pads it by RADIUS; OpenCV's vector code, which fuses multiplication and addition,
+// takes eight columns at a time and leaves the last ones to code that does not. (Along x all of those are padding.)
 template <int G>
 __device__ __forceinline__ void blur_column(const float* band, int stride, int x, int width, float* sums) {
     const bool fused = x + RADIUS < (width + 2 * RADIUS & ~7);
@@ -340,7 +341,8 @@ __device__ __forceinline__ Step newton_step(const Map& map, int peak_x, int peak
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, HELD / THREADS < 16 ? HELD / THREADS : 16) decode_heatmaps(  // grid: crops * channels
+extern "C" __global__ void __launch_bounds__(THREADS, HELD / THREADS < 16 ? HELD / THREADS : 16)
+decode_heatmaps(                            // grid: crops * channels
     const Call* __restrict__ call,          // null: every channel of every crop, in heatmap cells
     const T* __restrict__ heatmaps,         // (crops, channels, height, width)
     const T* __restrict__ flipped,          // the same of the mirrored crops; with FLIP

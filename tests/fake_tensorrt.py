@@ -1,4 +1,4 @@
-"""A stand-in for TensorRT's runtime on the stand-in's GPU: ONNX Runtime runs the network that the engine was built from.
+"""A stand-in for TensorRT's runtime on the stand-in's GPU: ONNX Runtime runs the model that the engine came from.
 
 For engines that TensorRT-RTX has really built. Names and signatures are TensorRT's (tests/test_tensorrt_api.py holds
 the product to them); this module knows only those that edgepose.engines.tensorrt uses.

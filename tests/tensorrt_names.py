@@ -65,7 +65,9 @@ def used_names(path: Path, variables: dict[str, str]) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ClassDef):  # a class of TensorRT's that is derived from: the methods overridden
-            bases = [chain[-1] for chain in map(_chain, node.bases) if len(chain) == 2 and chain[0] in {"trt", "module"}]
+            bases = [
+                chain[-1] for chain in map(_chain, node.bases) if len(chain) == 2 and chain[0] in {"trt", "module"}
+            ]
             methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef) and item.name[0] != "_"]
             names |= {f"{base}.{method}" for base in bases for method in methods}
         chain = _chain(node)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_on_cpu import emulator
+from cuda_on_cpu import emulator, sanitizers
 
 pytestmark = pytest.mark.skipif(**emulator.NO_COMPILER)
 WARP = np.arange(32, dtype=np.int32)
@@ -276,16 +272,6 @@ def test_without_a_compiler_it_says_so(monkeypatch):
 # Sanitizers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def libasan():
-    """The sanitizer's library, to be loaded before Python."""
-    program = emulator.compiler() or ""
-    path = subprocess.run([program, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False).stdout
-    if not Path(path.strip()).is_absolute():
-        pytest.skip(f"{program} has no libasan")
-    return path.strip()
-
-
 BAD_ACCESSES = {  # code, and what one of the sanitizers says to it
     "none": ("out[n - 1] = 1;", ""),
     "global": ("out[n] = 1;", "heap-buffer-overflow"),
@@ -296,8 +282,9 @@ BAD_ACCESSES = {  # code, and what one of the sanitizers says to it
 }
 
 
+@pytest.mark.skipif(sanitizers.library() is None, reason="needs libasan, which comes with GCC")
 @pytest.mark.parametrize("access", BAD_ACCESSES)
-def test_sanitizers_see_bad_accesses(access, libasan):
+def test_sanitizers_see_bad_accesses(access):
     cases = "".join(f"if (which == {i}) {{ {body} }}\n" for i, (body, _) in enumerate(BAD_ACCESSES.values()))
     code = f'extern "C" __global__ void k(int* out, int n, int which) {{ {cases} }}'
     script = f"""
@@ -307,24 +294,10 @@ arguments = np.zeros(16, np.int32), np.int32(16), np.int32({list(BAD_ACCESSES).i
 emulator.Module({code!r}).get_function("k")((1,), (32,), arguments, shared_mem=64)
 print("ran to the end")
 """
-    run = run_sanitized(["-c", script], libasan)
+    run = sanitizers.run(script)
     report = BAD_ACCESSES[access][1]
     if report:
         assert run.returncode != 0
         assert report in run.stderr
     else:
         assert run.stdout == "ran to the end\n", run.stderr[-3000:]
-
-
-def run_sanitized(arguments, libasan, **options):
-    """Python with the sanitizers' library loaded first, in tests/; kernels are compiled for it."""
-    environment = os.environ | {
-        "EDGEPOSE_EMULATOR_SANITIZE": "1",
-        "LD_PRELOAD": libasan,
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
-        "PYTHONMALLOC": "malloc",  # so that small arrays have red zones too
-    }
-    here = Path(__file__).parent
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=here, capture_output=True, text=True, check=False, **options
-    )

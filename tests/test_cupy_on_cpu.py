@@ -218,6 +218,17 @@ def test_queued_work_keeps_its_arrays(cupy, stream):
     np.testing.assert_array_equal(result, [1, 2])
 
 
+def test_memory_is_freed_in_the_order_of_its_stream(cupy, stream):
+    with stream:
+        array, result = cupy.asarray(np.ones(4, np.float32)), cupy.empty(4, np.float32)
+        address = np.uint64(array.data.ptr)  # as in the record of a call: the launch does not see the array
+        copy = 'extern "C" __global__ void copy(const float* from, float* to) { to[threadIdx.x] = from[threadIdx.x]; }'
+        cupy.RawModule(code=copy).get_function("copy")((1,), (4,), (address, result))
+        del array
+        np.testing.assert_array_equal(result.get(), 1)
+    assert cupy.cuda.runtime.pointerGetAttributes(int(address)).type == 0
+
+
 def test_python_work_is_queued_and_captured(cupy, stream):
     source, target = uploaded(cupy, [1, 2], stream), cupy.empty(2, np.float32)
     stream.begin_capture()

@@ -377,6 +377,39 @@ def test_open_engines_and_options(open_gpu: Open, tmp_path: Path, cupy_on_cpu: A
     assert engine.closed
 
 
+def test_cudas_errors_become_ours(open_gpu: Open, cupy_on_cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = open_gpu(painter_spec(), max_batch=1)
+
+    def fail(*_: Any) -> None:
+        raise cupy_on_cpu.cuda.runtime.CUDARuntimeError(700)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cupy_on_cpu.cuda.runtime, "memcpyAsync", fail)
+        patch.setattr(cupy_on_cpu.cuda.runtime.CUDARuntimeError, "__module__", "cupy_backends.cuda.api.runtime")
+        with pytest.raises(EngineError, match="CUDA says: cudaErrorIllegalAddress"):
+            predictor.predict(np.zeros((20, 20, 3), np.uint8), [[0, 0, 10, 10]])
+
+
+def test_an_engine_that_cannot_be_captured(tmp_path: Path, cupy_on_cpu: Any) -> None:
+    class Waiting(EmulatedEngine):
+        """Synchronises within a run, which a capture forbids."""
+
+        def bind(self, images: Any, heatmaps: Any) -> Callable[[int], None]:
+            run = super().bind(images, heatmaps)
+
+            def run_and_wait(stream: int) -> None:
+                run(stream)
+                cupy_on_cpu.cuda.ExternalStream(stream).synchronize()
+
+            return run_and_wait
+
+    path = write_painter(tmp_path / "m.onnx", painter_spec())
+    with pytest.raises(EngineError, match="cuda_graph=False"):
+        Predictor(Waiting(path), max_batch=1)
+    with Predictor(Waiting(path), max_batch=1, cuda_graph=False) as predictor:
+        assert predictor.predict(np.zeros((20, 20, 3), np.uint8), [[0, 0, 10, 10]]).scores.max() == 0
+
+
 def test_a_batch_size_that_is_fixed(open_gpu: Open, scene: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
     frame, boxes = scene
     expected = on_cpu(painter_spec(), tmp_path, frame, boxes)

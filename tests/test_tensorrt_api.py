@@ -60,7 +60,7 @@ def test_every_name_that_we_use_is_in_every_version(version: str, used: set[str]
 
 def test_what_is_marked_as_of_rtx_only_is_used_and_really_missing_elsewhere(used: set[str]) -> None:
     for name in RTX_ONLY:
-        if name != "IRuntimeCache" and name != "IRuntimeConfig":  # in full TensorRT from 10.13, with fewer members
+        if name not in {"IRuntimeCache", "IRuntimeConfig"}:  # in full TensorRT from 10.13, with fewer members
             versions = NAMES["names"][name].split()
             assert not set(versions) >= set(FULL), name
     assert any(of_rtx_only(name) for name in used)
@@ -182,10 +182,10 @@ def test_bindings_without_their_libraries_say_which(imports: dict[str, Any]) -> 
     with pytest.raises(MissingDependencyError, match=r"does not load \(libnvinfer.so.10"):
         tensorrt_api.load("tensorrt")
     imports["tensorrt"] = ModuleNotFoundError("No module named 'tensorrt_libs'", name="tensorrt_libs")
-    with pytest.raises(MissingDependencyError, match="does not load .*tensorrt_libs"):
+    with pytest.raises(MissingDependencyError, match=r"does not load .*tensorrt_libs"):
         tensorrt_api.load("tensorrt")
     imports["tensorrt"] = SimpleNamespace()  # an empty package of that name
-    with pytest.raises(MissingDependencyError, match="does not load .*__version__"):
+    with pytest.raises(MissingDependencyError, match=r"does not load .*__version__"):
         tensorrt_api.load("tensorrt")
 
 
@@ -194,7 +194,9 @@ def test_bindings_without_their_libraries_say_which(imports: dict[str, Any]) -> 
 ])  # fmt: skip
 def test_an_old_version_is_refused(imports: dict[str, Any], flavour: str, module: str, version: str) -> None:
     imports[module] = fake_tensorrt(version)
-    with pytest.raises(EngineError, match=rf"{flavour} {version} is too old: .* or later .*Upgrade it: pip install --up"):
+    with pytest.raises(
+        EngineError, match=rf"{flavour} {version} is too old: .* or later .*Upgrade it: pip install --up"
+    ):
         tensorrt_api.load(flavour)
     assert "too old" in {found.name: found.reason for found in tensorrt_api.installed()}[flavour]
 
@@ -207,7 +209,7 @@ def test_jetson(imports: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(MissingDependencyError, match=r"python3.10/dist-packages.*--system-site-packages"):
         tensorrt_api.load("tensorrt")
     imports["tensorrt"] = fake_tensorrt("8.6.2")
-    with pytest.raises(EngineError, match="flash JetPack 6.1 or later"):
+    with pytest.raises(EngineError, match=r"flash JetPack 6.1 or later"):
         tensorrt_api.load("tensorrt")
 
 

@@ -59,7 +59,9 @@ def on_gpu(cupy_on_cpu: Any, monkeypatch: pytest.MonkeyPatch, built: Path) -> Ca
     def become(*, sm: str = "sm86", change: Any = None) -> None:
         api = fake_api(tensorrt_api._load("tensorrt-rtx"), built.with_suffix(".onnx"), change=change)
         monkeypatch.setattr(tensorrt_api, "load", lambda flavour=None: api)
-        monkeypatch.setattr(tensorrt_api, "gpu_here", lambda device=None: Gpu("NVIDIA Fake", sm) if not device else None)
+        monkeypatch.setattr(
+            tensorrt_api, "gpu_here", lambda device=None: Gpu("NVIDIA Fake", sm) if not device else None
+        )
 
     become()
     return become

@@ -26,8 +26,8 @@ def find_model(model: str | Path) -> Path:
     """The file of a model.
 
     Args:
-        model: a bundled name, or the path of an ONNX file or of a TensorRT engine. A string without a suffix and without a folder is a name,
-            unless a file of that name exists.
+        model: a bundled name, or the path of an ONNX file or of a TensorRT engine. A string without a suffix and
+            without a folder is a name, unless a file of that name exists.
 
     Raises:
         ModelError: there is no such name or file, or the file cannot be a model.

@@ -21,7 +21,10 @@ __all__ = ["Pipeline", "open_pipeline"]
 class Pipeline(Protocol):
     """The chain of one predictor. It owns its engine and all buffers; calls must not overlap."""
 
-    engine: Engine | DeviceEngine
+    @property
+    def engine(self) -> Engine | DeviceEngine:
+        """What runs the network."""
+        ...
 
     def read(self, frame: Any) -> tuple[Any, tuple[int, int]]:
         """Check a frame: what ``run`` takes of it (never a copy of the pixels that could be avoided), and (w, h), px.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edgepose import geometry
 from edgepose.engines import DeviceEngine
-from edgepose.errors import EngineError, InputError, MissingDependencyError
+from edgepose.errors import EdgePoseError, EngineError, MissingDependencyError
 from edgepose.kernels._call import call_size, call_views
 from edgepose.kernels._crop import CropPlan, plan_crops
 from edgepose.kernels.cuda import prepare_crop_warp, prepare_decode_heatmaps
@@ -188,10 +188,12 @@ class DevicePipeline:
         self._stream.begin_capture()
         try:
             bucket.launch_all(self._stream.ptr)
-        except BaseException:
+        except Exception as error:
             with contextlib.suppress(Exception):  # the capture is broken, but the stream must leave it
                 self._stream.end_capture()
-            raise
+            raise EngineError(
+                f"{self.engine.name} cannot be captured into a CUDA graph ({error}): pass cuda_graph=False to Predictor"
+            ) from error
         return self._stream.end_capture()
 
     def _grow(self, pixel_bytes: int) -> None:
@@ -216,8 +218,7 @@ class DevicePipeline:
         """Keypoints, scores, timings; waits for the GPU, so the caller may reuse the frame's memory at once."""
         start = perf_counter()
         spec, largest = self._spec, self._sizes[-1]
-        affines = geometry.crop_affines(boxes, spec.input_size, codec=spec.codec, padding=spec.padding)
-        inverses = geometry.invert_affines(affines)
+        _, inverses = geometry.crop_transforms(boxes, spec)
         plan = plan_crops(inverses, spec.input_size, frame.size, spec.sampling)
         firsts = range(0, len(boxes), largest)
         with self._device, _cuda_errors(f"running {spec.name!r} on {self.engine.device}"):
@@ -251,7 +252,7 @@ class DevicePipeline:
     def _make_room(self, frame: FrameView, plan: CropPlan, *, chunks: int) -> None:
         if frame.host is not None:
             left, top, right, bottom = plan.window
-            size = (right - left) * (bottom - top) * frame.host.shape[2]
+            size = _row_bytes(right - left, frame.host.shape[2]) * (bottom - top)
             if self._call_bytes + size > len(self._staging):
                 self._grow(size)
         while len(self._downloads) < chunks:
@@ -307,7 +308,7 @@ class DevicePipeline:
         address = frame.address
         if frame.host is not None:
             channels = frame.host.shape[2]
-            row = (plan.window[2] - left) * channels
+            row = _row_bytes(plan.window[2] - left, channels)
             address = self._upload.data.ptr + self._call_bytes + (channels - 1 if channel < 0 else 0)
         header[()] = (address, row, pixel, channel, *frame.size, left, top, count, 0)
         instances["sample"][:count] = plan.samples[part]
@@ -320,15 +321,15 @@ class DevicePipeline:
         """The record and the part of the frame that the crops see, in pieces: one is copied while one is uploaded."""
         left, top, right, bottom = plan.window
         window = image[top:bottom, left:right]
-        staging, start = self._staging, 0
-        end = self._call_bytes
-        row_bytes = window.shape[1] * window.shape[2]
-        pixels = staging[end : end + len(window) * row_bytes].reshape(window.shape)
+        staging, start, end = self._staging, 0, self._call_bytes
+        rows, width, channels = window.shape
+        row_bytes = _row_bytes(width, channels)
+        pixels = np.ndarray(window.shape, np.uint8, staging.data, end, (row_bytes, channels, 1))
         step = max(1, PIECE // max(row_bytes, 1))
-        for first in range(0, max(len(window), 1), step):  # at least once: an empty window leaves the record
+        for first in range(0, max(rows, 1), step):  # at least once: an empty window leaves the record
             piece = window[first : first + step]
             np.copyto(pixels[first : first + step], piece)
-            end += piece.size
+            end += len(piece) * row_bytes
             self._copy(
                 self._upload.data.ptr + start,
                 staging.ctypes.data + start,
@@ -349,6 +350,11 @@ class DevicePipeline:
         return Timings(*(float(sum(times)) for times in zip(*stages, strict=True)))
 
 
+def _row_bytes(width: int, channels: int) -> int:
+    """Of the window in staging memory: whole 32-bit words, which is how the kernel likes to read."""
+    return -(-width * channels // 4) * 4
+
+
 class _cuda_errors:
     """Turns CUDA's errors into EngineError; cheaper than contextlib's in a loop of real time."""
 
@@ -359,9 +365,12 @@ class _cuda_errors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if kind is None or issubclass(kind, (EngineError, InputError, ValueError, TypeError)):
+        if kind is None or issubclass(kind, EdgePoseError):
             return
-        module = kind.__module__.partition(".")[0]
-        if module in ("cupy", "cupy_backends"):
+        if issubclass(kind, ImportError):  # NVRTC is missing
+            raise MissingDependencyError(str(error)) from error
+        if kind is RuntimeError:  # NVRTC refused; the message says why
+            raise EngineError(f"{self._doing}: {error}") from error
+        if kind.__module__.partition(".")[0] in ("cupy", "cupy_backends"):
             hint = ": free GPU memory or lower max_batch" if "OutOfMemory" in kind.__name__ else ""
             raise EngineError(f"CUDA failed while {self._doing}{hint}. CUDA says: {error}") from error

@@ -15,6 +15,7 @@ __all__ = ["FrameView", "is_device_frame", "read_frame", "stream_address"]
 
 _DLPACK_CUDA = (2, 13)  # kDLCUDA, kDLCUDAManaged
 _LEGACY_STREAM = 1  # cudaStreamLegacy
+_LONGEST_SIDE = 1 << 18  # px: what the crop kernel's integers hold
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class FrameView:
         host: (H, W, C) uint8 in host memory; None for a frame in device memory.
         address: of the first pixel's first channel in device memory; 0 for a host frame.
         strides: bytes from row to row, from pixel to pixel and from channel to channel; 0 between the channels of grey.
-            Of a host frame: once its rows are packed.
+            Of a host frame: once its rows are packed (the pipeline may pad them).
         owner: keeps the memory alive.
         stream: the CUDA stream that the frame may still be written on, an integer; None: it is ready.
     """
@@ -57,8 +58,15 @@ def read_frame(frame: Any, device_id: int, stream: int) -> FrameView:
         stream: the CUDA stream that will read it, which DLPack asks for.
 
     Raises:
-        InputError: another type, shape or dtype, or memory of another GPU.
+        InputError: another type, shape or dtype, more than 2**18 px a side, or memory of another GPU.
     """
+    view = _read(frame, device_id, stream)
+    if max(view.size) > _LONGEST_SIDE:
+        raise InputError(f"a frame may have {_LONGEST_SIDE} px a side at most, got {view.size[0]} x {view.size[1]}")
+    return view
+
+
+def _read(frame: Any, device_id: int, stream: int) -> FrameView:
     if not is_device_frame(frame):
         return _read_host_frame(check_frame(frame))
     if hasattr(frame, "__cuda_array_interface__"):

@@ -51,7 +51,7 @@ class HostPipeline:
         """Keypoints (n, K, 2), frame px, and scores (n, K) of n boxes that fit into the input buffer."""
         spec = self._spec
         clock.lap()
-        affines = geometry.crop_affines(boxes, spec.input_size, codec=spec.codec, padding=spec.padding)
+        affines, inverses = geometry.crop_transforms(boxes, spec)
         images = self.engine.input_buffer[: len(boxes)]
         reference.crop_warp(
             image, affines, spec.input_size, sampling=spec.sampling, mean=spec.mean, std=spec.std, out=images
@@ -63,7 +63,6 @@ class HostPipeline:
             heatmaps, refinement=spec.refinement, blur_kernel=spec.blur_kernel
         )
         points = geometry.heatmap_to_crop(locations, spec.codec, spec.input_size, spec.heatmap_size)
-        inverses = geometry.invert_affines(affines)
         keypoints = geometry.transform_points(points, inverses).astype(np.float32)
         visible = geometry.crops_see_frame(inverses, spec.input_size, (image.shape[1], image.shape[0]))
         scores = np.where(visible[:, None], scores, np.float32(0))

@@ -252,7 +252,7 @@ class MemoryPool:
     def malloc(self, size: int) -> MemoryPointer:
         if self._limit and self.used_bytes() + size > self._limit:
             raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (limit set to: {self._limit:,} bytes).")
-        block = Block(size)
+        block = Block(size, queue=queue_of(None))
         self._blocks.add(block)
         return MemoryPointer(block, 0)
 

@@ -20,9 +20,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+
+from .emulator import SANITIZE
 
 NEW, FREED = 0xCD, 0xDD
 ALIGNMENT = 512  # bytes: CuPy's pools round every size up to it
@@ -36,6 +39,7 @@ ERRORS = {
     900: "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing",
     905: "cudaErrorStreamCaptureIsolation: dependency created on uncaptured work in another stream",
 }
+_libc = ctypes.CDLL(None)
 lock = threading.RLock()
 statistics: Counter[str] = Counter()  # allocations, pinned_allocations, launches, copies, syncs, graph_launches
 
@@ -49,28 +53,44 @@ class CUDARuntimeError(RuntimeError):
 
 
 class Block:
-    """Memory of the device, or pinned memory of the host; freed with its last reference."""
+    """Memory of the device, or pinned memory of the host; freed with its last reference.
+
+    Device memory is freed in the order of the queue that it was allocated for, after what is queued there by then: so
+    does CuPy's pool, which hands it out again to the same stream only.
+    """
 
     _live: ClassVar[dict[int, tuple[int, bool]]] = {}  # address -> bytes, pinned
-    _freed: ClassVar[deque[Any]] = deque(maxlen=64)
+    _freed: ClassVar[deque[int]] = deque()  # not given back yet
 
-    def __init__(self, size: int, *, pinned: bool = False) -> None:
-        kind = "pinned_allocations" if pinned else "allocations"
+    def __init__(self, size: int, *, queue: Queue | None = None, pinned: bool = False) -> None:
         with lock:
             forbid_in_capture("an allocation")
-            statistics[kind] += 1
-            self.size = size
-            capacity = max(1, -(-size // ALIGNMENT)) * ALIGNMENT
-            self._buffer = np.full(capacity + ALIGNMENT, NEW, np.uint8)
-            self.ptr = -(-self._buffer.ctypes.data // ALIGNMENT) * ALIGNMENT
+            statistics["pinned_allocations" if pinned else "allocations"] += 1
+            self.size, self._queue = size, queue
+            capacity = max(1, size) if SANITIZE else max(1, -(-size // ALIGNMENT)) * ALIGNMENT
+            address = ctypes.c_void_p()
+            if _libc.posix_memalign(ctypes.byref(address), ctypes.c_size_t(ALIGNMENT), ctypes.c_size_t(capacity)):
+                raise MemoryError(f"no {capacity} bytes")
+            self.ptr = int(address.value or 0)
+            ctypes.memset(self.ptr, NEW, capacity)
             self._live[self.ptr] = capacity, pinned
 
     def __del__(self) -> None:
         if hasattr(self, "ptr"):
+            release = partial(self._release, self.ptr)
             with lock:
-                del self._live[self.ptr]
-                self._buffer[:] = FREED
-                self._freed.append(self._buffer)
+                if self._queue is not None and self._queue.work:
+                    self._queue.work.append(Operation(release))
+                else:
+                    release()
+
+    @classmethod
+    def _release(cls, address: int) -> None:
+        capacity, _ = cls._live.pop(address)
+        ctypes.memset(address, FREED, capacity)
+        cls._freed.append(address)
+        while len(cls._freed) > (0 if SANITIZE else 64):
+            _libc.free(ctypes.c_void_p(cls._freed.popleft()))
 
     @classmethod
     def find(cls, address: int, size: int = 1) -> tuple[int, bool] | None:
@@ -114,7 +134,7 @@ class Queue:
 
     def __init__(self, handle: int | None = None) -> None:
         self.handle = next(self._handles) if handle is None else handle
-        self._work: deque[Operation | Mark | tuple[Mark]] = deque()  # (mark,) waits for another queue's mark
+        self.work: deque[Operation | Mark | tuple[Mark]] = deque()  # (mark,) waits for another queue's mark
         self.captured: list[Operation] | None = None
         self.capture_mode, self.capture_thread = 0, 0
         self.by_handle[self.handle] = self
@@ -130,7 +150,7 @@ class Queue:
     def submit(self, operation: Operation) -> None:
         with lock:
             if self.captured is None:
-                self._work.append(operation)
+                self.work.append(operation)
             else:
                 operation.keep = None
                 self.captured.append(operation)
@@ -139,7 +159,7 @@ class Queue:
         with lock:
             mark = Mark(self)
             if self.captured is None:
-                self._work.append(mark)
+                self.work.append(mark)
             return mark
 
     def wait(self, mark: Mark | None) -> None:
@@ -149,13 +169,13 @@ class Queue:
                 return
             if self.captured is not None or mark.captured is not None:
                 raise CUDARuntimeError(905, "captures over several streams are not modelled")
-            self._work.append((mark,))
+            self.work.append((mark,))
 
     def run(self, until: Mark | None = None) -> None:
         """Run what is queued, up to a mark or all of it. An error of the work comes out here, as on a GPU."""
         with lock:
-            while self._work and (until is None or until.time is None):
-                item = self._work.popleft()
+            while self.work and (until is None or until.time is None):
+                item = self.work.popleft()
                 if isinstance(item, Mark):
                     item.time = time.perf_counter()
                 elif isinstance(item, tuple):
@@ -174,7 +194,7 @@ class Queue:
         """False the first time that there is work; asking lets it run, so that polling comes to an end."""
         with lock:
             forbid_in_capture("a query", self)
-            idle = not self._work
+            idle = not self.work
             self.run()
             return idle
 

@@ -40,6 +40,9 @@ class Variant:
     columns: tuple[str, ...]
     defines: tuple[tuple[str, str | int], ...]
 
+    def __str__(self) -> str:
+        return "-".join([self.name, *filter(None, self.columns)])
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -163,9 +166,10 @@ def render() -> str:
     lines = [
         "# What the kernels take",
         "",
-        f"Registers of a thread for each architecture, and bytes of shared memory of a block, as NVRTC {VERSION}, with",
-        f"`{' '.join(_compile.OPTIONS)}`, reports them. No variant has a stack frame or spills a register. Nothing here",
-        "is dynamic: shared memory is all static. The tests compile again and compare, so a change shows in review.",
+        f"Registers of a thread for each architecture, and bytes of shared memory of a block, as NVRTC {VERSION},",
+        f"called with `{' '.join(_compile.OPTIONS)}`, reports them. No variant has a stack frame or spills a register;",
+        "no kernel takes shared memory beyond this at its launch. The tests compile the kernels again and compare, so",
+        "that a change shows in review.",
         "",
         f"Made by `{COMMAND}`; no GPU is needed.",
     ]
@@ -176,14 +180,9 @@ def render() -> str:
             if variant.name == name:
                 taken = [resources(variant, architecture) for architecture in ARCHITECTURES]
                 shared = "/".join(map(str, sorted({one.shared for one in taken})))
-                cells = [_cell(one) for one in taken]
+                cells = [str(one.registers) for one in taken]
                 lines.append(f"| {' | '.join([*variant.columns, shared, *cells])} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(taken: Resources) -> str:
-    extra = taken.stack + taken.spills
-    return str(taken.registers) if not extra else f"{taken.registers}, spills {extra}"
 
 
 def parse(text: str) -> dict[tuple[str, tuple[str, ...]], tuple[str, dict[int, str]]]:
@@ -202,5 +201,8 @@ def parse(text: str) -> dict[tuple[str, tuple[str, ...]], tuple[str, dict[int, s
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit(__doc__)
+    everything = [(variant, a) for variant in VARIANTS for a in ARCHITECTURES]
+    if spilled := [f"{v} for sm_{a}: {r}" for v, a in everything if (r := resources(v, a)).stack + r.spills]:
+        sys.exit("\n".join(["not written: these variants spill", *spilled]))
     TABLES.write_text(render(), encoding="utf-8")
     print(f"wrote {TABLES}: {len(VARIANTS)} variants for {len(ARCHITECTURES)} architectures")

@@ -1,0 +1,79 @@
+"""Both kernels under ASan and UBSan, on sizes that fill neither tiles nor packs: no access out of bounds or misaligned.
+
+Each array ends where its memory ends. The values are compared elsewhere.
+"""
+
+from __future__ import annotations
+
+import pytest
+from cuda_on_cpu import sanitizers
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sanitizers.library() is None, reason="needs a C++ compiler and libasan, which comes with GCC"),
+]
+
+START = """
+import sys
+import numpy as np
+from cuda_on_cpu import cupy_on_cpu
+sys.modules.update(cupy_on_cpu.modules())
+import cupy
+from edgepose.kernels import cuda
+rng = np.random.default_rng(0)
+"""
+END = """
+cupy.cuda.Device().synchronize()
+print("ran to the end")
+"""
+CROPS = """
+affines = np.array([[[0.9, 0.2, -5], [-0.2, 0.9, 8]], [[3.1, 0, -90], [0, 0.3, 2]], [[0.06, 0, 3], [0, 0.07, 1]]])
+for height, width in (37, 52), (31, 41), (1, 1), (16, 4), (130, 140):  # rows of whole words, and not
+    frame = cupy.asarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    for view in (frame, frame[::-1, ::-1]):
+        for crops, size in (3, (33, 17)), (1, (1, 1)), (2, (32, 16)):
+            out = cupy.empty((crops, 3, size[1], size[0]), np.%(dtype)s)
+            cuda.crop_warp(view, affines[:crops], size, sampling="%(sampling)s", mean=[1, 2, 3], std=[4, 5, 6], out=out)
+"""
+DECODES = """
+for height, width in (61, 45), (3, 5), (1, 1), (1, 7), (9, 2), (64, 48):
+    maps = rng.normal(size=(2, 3, height, width)) * rng.choice([1, 4e-3], (2, 3, 1, 1))
+    maps[0, 0, 0, 0], maps[0, 1, -1, -1], maps[1, 2] = 9, 9, np.nan
+    maps = maps.astype(np.%(dtype)s)
+    flip = {"flipped": cupy.asarray(maps[::-1].copy()), "flip_indices": [1, 0, 2], "flip_shift": True}
+    flip = flip if %(flip)s else {}
+    cuda.decode_heatmaps(cupy.asarray(maps), refinement="%(refinement)s", blur_kernel=%(blur)s, **flip)
+"""
+RUNS = {
+    "linear": CROPS % {"dtype": "float16", "sampling": "linear"},
+    "area": CROPS % {"dtype": "float32", "sampling": "area"},
+    "shift": DECODES % {"dtype": "float16", "refinement": "shift", "blur": 11, "flip": True},
+    "dark_udp": DECODES % {"dtype": "float32", "refinement": "dark_udp", "blur": 11, "flip": True},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_no_access_is_out_of_bounds(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run = sanitizers.run(START + RUNS[name] + END)
+    assert run.stdout == "ran to the end\n", run.stderr[-4000:]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "right", "wrong"),
+    [
+        ("linear", "crop_warp.cu", "y + 1 < frame.height", "y + 1 <= frame.height"),
+        ("shift", "decode_heatmaps.cu", "i < size; i += THREADS", "i <= size; i += THREADS"),
+    ],
+)
+def test_an_access_beyond_the_frame_or_a_map_would_be_seen(name, file, right, wrong, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plant = f"""
+from edgepose.kernels import _compile
+text = _compile._text({file!r})
+assert {right!r} in text, "{file} has changed: plant this bug elsewhere"
+_compile._text = {{"common.cuh": _compile._text("common.cuh"), {file!r}: text.replace({right!r}, {wrong!r})}}.get
+"""
+    run = sanitizers.run(START + plant + RUNS[name] + END)
+    assert "heap-buffer-overflow" in run.stderr, run.stderr[-4000:]
+    assert run.returncode != 0

@@ -1,0 +1,582 @@
+"""Building engines with TensorRT-RTX, which needs no GPU for it: options, progress, refusals, and the command."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from painter import INPUT_SIZE, blobs, painter_spec, write_painter
+from typer.testing import CliRunner
+
+import edgepose
+from edgepose import BuildOptions, EngineError, InputError, ModelError, build_engine, build_trt, bundled_models
+from edgepose.build import BuiltEngine, _targets
+from edgepose.cli import app
+from edgepose.crops import Crops
+from edgepose.enginefile import EngineInfo, read_engine
+from edgepose.parity import Reference, complete
+from edgepose.spec import ModelSpec
+from edgepose.tensorrt_api import Gpu, load
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install 'edgepose[rtx-cu13]'"
+)
+
+RTX = BuildOptions(flavour="tensorrt-rtx")
+TARGETS = ("sm80", "sm86", "sm89", "sm120", "sm121")
+SPEC = painter_spec()
+
+
+@pytest.fixture
+def painter(tmp_path: Path) -> Path:
+    return write_painter(tmp_path / "painter.onnx", SPEC)
+
+
+def pictures(_: ModelSpec, count: int = 3) -> Crops:
+    """Crops (count, 128, 96, 3) with a blob of each colour."""
+    rng = np.random.default_rng(0)
+    return Crops(np.stack([blobs(INPUT_SIZE, rng.uniform(20, 76, (3, 2)), 8) for _ in range(count)]), "blobs")
+
+
+def build(model: Path, output: Path | None = None, **changes: Any) -> BuiltEngine:
+    """On three crops, so that a test takes a fraction of a second."""
+    changes.setdefault("crops", pictures)
+    changes.setdefault("options", RTX)
+    return build_engine(model, output, **changes)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# What a build writes --------------------------------------------------------------------------------
+
+
+def test_an_engine_its_sidecar_and_its_crops(painter: Path) -> None:
+    built = build(painter)
+    assert built.path == painter.with_suffix(".engine")
+    assert files(painter.parent) == [
+        "painter.engine",
+        "painter.engine.json",
+        "painter.engine.parity.npz",
+        "painter.onnx",
+    ]
+    info, data = read_engine(built.path)
+    assert info == built.info
+    assert len(data) == info.engine_bytes > 10_000
+    assert info.spec == SPEC
+    assert (info.input.name, info.input.dtype, info.input.shape) == ("images", "float16", (-1, 3, 128, 96))
+    assert (info.output.name, info.output.dtype, info.output.shape) == ("heatmaps", "float16", (-1, 3, 32, 24))
+    assert (info.profile, info.precision, info.flavour) == ((1, 4, 16), "fp16", "tensorrt-rtx")
+    assert info.version == load("tensorrt-rtx").version
+    assert (info.targets, info.gpu, info.onnx, info.spec_given) == (TARGETS, "", "painter.onnx", False)
+    assert (info.options, info.edgepose) == (RTX, edgepose.__version__)
+    report = info.parity
+    assert (report.scope, report.source, report.crops, report.landmarks) == ("graph", "blobs", 3, 9)
+    assert 0 < report.heatmap_error < 1e-3  # one rounding of values up to 1: 5e-4
+    assert report.convolutions == {}
+
+
+def test_a_build_is_repeatable(painter: Path) -> None:
+    first = build(painter).info
+    second = build(painter).info
+    assert (first.key, first.engine_sha256) == (second.key, second.engine_sha256)
+
+
+def test_float32_engines_take_and_give_float32(painter: Path) -> None:
+    info = build(painter, precision="fp32").info
+    assert (info.input.dtype, info.output.dtype, info.precision) == ("float32", "float32", "fp32")
+    assert (info.parity.px_max, info.parity.heatmap_error) == (0, 0)
+
+
+def test_a_half_model_is_compared_with_its_float32_form(tmp_path: Path) -> None:
+    model = write_painter(tmp_path / "half.onnx", SPEC, fp16=True)
+    half, full = (build(model, precision=precision).info for precision in ("fp16", "fp32"))
+    assert (half.input.dtype, full.input.dtype) == ("float16", "float32")
+    assert half.parity.heatmap_error > 0
+
+
+def test_output_may_be_a_file_or_a_folder(painter: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "engines"
+    folder.mkdir()
+    assert build(painter, folder).path == folder / "painter.engine"
+    assert build(painter, folder / "other.plan").path == folder / "other.plan"
+    assert "other.plan.json" in files(folder)
+    for output in (folder / "engine.onnx", tmp_path / "missing"):
+        with pytest.raises(InputError, match=r"must be an .engine file or a folder that exists"):
+            build(painter, output)
+    with pytest.raises(InputError, match="create it first"):
+        build(painter, tmp_path / "missing" / "x.engine")
+
+
+@pytest.mark.skipif("garment-landmarks" not in bundled_models(), reason="the bundled model is not in this checkout")
+def test_the_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    built = build_engine("garment-landmarks", options=RTX)
+    assert built.path == tmp_path / "garment-landmarks.engine"
+    assert built.info.onnx == "garment-landmarks"
+    assert built.info.parity.convolutions == {"float16": 24}
+    assert built.info.parity.landmarks > 150
+    assert built.info.parity.px_p99 < 0.06  # seen: 0.011, see test_parity.py
+    assert built.info.engine_bytes < 13e6  # its weights in float16 are 11.1 MB
+    assert built.info.rebuild_command(Path("x.engine")).startswith("edgepose build garment-landmarks -o x.engine")
+
+
+def test_the_report_can_be_completed_from_what_was_written(painter: Path) -> None:
+    built = build(painter)
+    parity_file = painter.with_name("painter.engine.parity.npz")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(painter), providers=["CPUExecutionProvider"])
+    done = complete(built.info, parity_file, lambda images: session.run(None, {"images": images})[0])
+    assert (done.parity.scope, done.parity.px_max, done.parity.jumps) == ("engine", 0, 0)
+    done.write(built.path)
+    assert EngineInfo.read(built.path).parity.scope == "engine"
+    assert len(Reference.read(parity_file, SPEC).crops.images) == 3
+
+
+# Batches, targets, options ---------------------------------------------------------------------------
+
+
+def test_a_fixed_batch_gives_the_profile(tmp_path: Path) -> None:
+    model = write_painter(tmp_path / "four.onnx", SPEC, batch=4)
+    info = build(model).info
+    assert info.profile == (4, 4, 4)
+    assert info.input.shape == (-1, 3, 128, 96)
+    with pytest.raises(InputError, match="takes batches of 4 only"):
+        build(model, profile=(1, 2, 4))
+
+
+def test_sizes_that_the_graph_leaves_open_are_the_specs(tmp_path: Path) -> None:
+    for codec in ("udp", "msra"):
+        model = write_painter(tmp_path / f"{codec}.onnx", painter_spec(codec), symbolic=True)
+        info = build(model, profile=(1, 1, 2)).info
+        assert (info.input.shape, info.output.shape) == ((-1, 3, 128, 96), (-1, 3, 32, 24))
+
+
+@pytest.mark.parametrize("profile", [(0, 1, 2), (2, 1, 4), (1, 4), (1, 2.0, 4), (4, 4, 2)])
+def test_a_profile_that_is_not_one(painter: Path, profile: Any) -> None:
+    with pytest.raises(InputError, match="1 <= min <= opt <= max"):
+        build(painter, profile=profile)
+
+
+def test_targets(painter: Path) -> None:
+    info = build(painter, options=replace(RTX, targets=("SM86", "sm75", "sm86"))).info
+    assert info.targets == ("sm86", "sm75")
+    with pytest.raises(InputError, match=r"builds for sm75, .*, not for sm90; other GPUs need full TensorRT"):
+        build(painter, options=replace(RTX, targets=("sm90", "sm86")))
+
+
+def test_targets_follow_the_gpu_that_is_here() -> None:
+    rtx = load("tensorrt-rtx")
+    full = replace(rtx, name="tensorrt", version="11.4")
+    assert _targets(rtx, None, RTX) == TARGETS
+    assert _targets(rtx, Gpu("NVIDIA GeForce RTX 4090", "sm89"), RTX) == TARGETS
+    assert _targets(rtx, Gpu("Tesla T4", "sm75"), RTX) == ("sm75", *TARGETS)
+    h100 = Gpu("NVIDIA H100 80GB HBM3", "sm90")
+    with pytest.raises(EngineError, match=r"does not run on NVIDIA H100 80GB HBM3 \(sm90\), only on .*full TensorRT"):
+        _targets(rtx, h100, RTX)
+    assert _targets(rtx, h100, replace(RTX, targets=("sm86",))) == ("sm86",)
+    assert _targets(full, h100, BuildOptions()) == ("sm90",)
+    with pytest.raises(InputError, match="targets are for tensorrt-rtx"):
+        _targets(full, h100, BuildOptions(targets=("sm90",)))
+    with pytest.raises(EngineError, match="there is no usable GPU here"):
+        _targets(full, None, BuildOptions())
+
+
+def test_options_reach_the_builder(painter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = []
+    configure = build_trt._configure
+    monkeypatch.setattr(build_trt, "_configure", lambda *args: configs.append(configure(*args)) or configs[-1])
+    trt = load("tensorrt-rtx").module
+    options = replace(RTX, optimization_level=1, aux_streams=2, workspace=1 << 28, targets=("sm86",))
+    build(painter, options=options)
+    build(painter)
+    chosen, default = configs
+    assert (chosen.builder_optimization_level, chosen.max_aux_streams) == (1, 2)
+    assert chosen.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 1 << 28
+    assert chosen.num_compute_capabilities == 1
+    assert chosen.get_compute_capability(0) == trt.ComputeCapability.SM86
+    assert default.builder_optimization_level == 3
+    assert default.num_compute_capabilities == len(TARGETS)
+    assert not default.get_flag(trt.BuilderFlag.TF32)
+    assert default.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+    assert default.num_optimization_profiles == 1
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"optimization_level": 6}, "optimization_level must be from 0 to 5"),
+    ({"aux_streams": -1}, "aux_streams must not be negative"),
+    ({"workspace": 1024}, "workspace is in bytes and at least 1 MiB"),
+])  # fmt: skip
+def test_options_that_are_not_usable(painter: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        build(painter, options=replace(RTX, **options))
+    assert files(painter.parent) == ["painter.onnx"]
+
+
+# Models that cannot be built -----------------------------------------------------------------------------
+
+
+def test_arguments_that_are_not_usable(painter: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="precision must be one of fp32, fp16, got 'int8'"):
+        build(painter, precision="int8")
+    with pytest.raises(InputError, match="is an engine: pass the ONNX file"):
+        build(tmp_path / "model.engine")
+    with pytest.raises(ModelError, match="there is no model file"):
+        build(tmp_path / "nowhere.onnx")
+    with pytest.raises(InputError, match=r"crops must be \(N, 128, 96, 3\) uint8, got \(1, 64, 48, 3\)"):
+        build(painter, crops=Crops(np.zeros((1, 64, 48, 3), np.uint8), "small"))
+    (tmp_path / "broken.onnx").write_bytes(painter.read_bytes()[:-50])
+    with pytest.raises(ModelError, match=r"is not an ONNX model|carries no edgepose spec|not valid ONNX"):
+        build(tmp_path / "broken.onnx")
+
+
+def test_a_model_without_a_spec_needs_one(tmp_path: Path) -> None:
+    model = write_painter(tmp_path / "bare.onnx", SPEC, store_spec=False)
+    with pytest.raises(ModelError, match="carries no edgepose spec"):
+        build(model)
+    (tmp_path / "spec.json").write_text(SPEC.to_json())
+    for spec in (SPEC, tmp_path / "spec.json", str(tmp_path / "spec.json")):
+        info = build(model, spec=spec).info
+        assert (info.spec, info.spec_given) == (SPEC, True)
+    assert "--spec spec.json" in info.rebuild_command(tmp_path / "bare.engine")
+    wrong = replace(SPEC, input_size=(96, 96))
+    with pytest.raises(ModelError, match="model and spec disagree on the input"):
+        build(model, spec=wrong)
+    with pytest.raises(ModelError, match="model and spec disagree on the output"):
+        build(model, spec=replace(SPEC, heatmap_size=(24, 24)))
+
+
+def test_two_outputs(painter: Path) -> None:
+    model = onnx.load(painter)
+    model.graph.output.append(helper.make_tensor_value_info("inverted", TensorProto.FLOAT, ["N", 3, 128, 96]))
+    onnx.save(model, painter)
+    with pytest.raises(ModelError, match="has one input and one output, this one has images, heatmaps, inverted"):
+        build(painter)
+
+
+def insert(model: Path, *nodes: onnx.NodeProto, constants: dict[str, np.ndarray] | None = None) -> Path:
+    """Put nodes that make `images.1` of `images` before the rest of a model."""
+    proto = onnx.load(model)
+    rest = list(proto.graph.node)
+    for node in rest:
+        for index, name in enumerate(node.input):
+            node.input[index] = "images.1" if name == "images" else name
+    del proto.graph.node[:]
+    proto.graph.node.extend([*nodes, *rest])
+    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in (constants or {}).items())
+    onnx.save(proto, model)
+    return model
+
+
+def test_a_node_that_tensorrt_does_not_take_is_named(painter: Path) -> None:
+    nodes = [
+        helper.make_node("Bernoulli", ["images"], ["noise"], name="the dice"),
+        helper.make_node("Mul", ["noise", "zero"], ["nothing"]),
+        helper.make_node("Add", ["images", "nothing"], ["images.1"]),
+    ]
+    insert(painter, *nodes, constants={"zero": np.array(0, np.float32)})
+    with pytest.raises(ModelError, match=r"cannot take this model: .*Bernoulli 'the dice': it has no such operator"):
+        build(painter, precision="fp32")
+    assert "painter.engine" not in files(painter.parent)
+
+
+def test_a_weight_beyond_float16(painter: Path) -> None:
+    insert(painter, helper.make_node("Mul", ["images", "large"], ["images.1"]),
+           constants={"large": np.array(1e5, np.float32)})  # fmt: skip
+    with pytest.raises(ModelError, match=r"large holds 1e\+05, and float16 ends at 65504"):
+        build(painter)
+    assert build(painter, precision="fp32").info.precision == "fp32"
+
+
+# Refusal ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def overflowing(painter: Path) -> Path:
+    """1e4 * x * 1e2, then scaled back: fine in float32, infinite in float16."""
+    up = [helper.make_node("Mul", ["images", "up"], ["a"]), helper.make_node("Mul", ["a", "more"], ["b"])]
+    down = helper.make_node("Mul", ["b", "down"], ["images.1"])
+    values = {"up": 1e4, "more": 1e2, "down": 1e-6}
+    return insert(painter, *up, down, constants={name: np.array(value, np.float32) for name, value in values.items()})
+
+
+def test_an_engine_that_differs_too_much_is_refused_and_nothing_is_left(overflowing: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        build(overflowing)
+    for words in (
+        "painter.onnx in fp16 differs too much",
+        "3 blobs",
+        "are NaN or infinite",
+        "Nothing was built",
+    ):
+        assert words in str(caught.value)
+    assert files(overflowing.parent) == ["painter.onnx"]
+    assert build(overflowing, precision="fp32").info.parity.problems() == ()
+
+
+def test_force_keeps_it_and_says_so(overflowing: Path) -> None:
+    info = build(overflowing, options=replace(RTX, force=True)).info
+    assert info.parity.problems()
+    assert info.options.force
+    assert info.rebuild_command(Path("x.engine")).endswith("--force")
+
+
+def test_crops_in_which_the_model_finds_nothing_are_no_proof(painter: Path) -> None:
+    black = Crops(np.zeros((2, 128, 96, 3), np.uint8), "pictures of the night")
+    with pytest.raises(EngineError, match="2 pictures of the night: the float32 model finds no landmark"):
+        build(painter, crops=black)
+
+
+def test_photos_by_path(painter: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "a.png"), cv2.resize(pictures(SPEC).images[0], (300, 400)))
+    report = build(painter, crops=photos).info.parity
+    assert (report.source, report.crops) == ("photos", 1)
+
+
+# Progress and cancelling ------------------------------------------------------------------------------------
+
+
+def test_progress_goes_forward_through_every_stage(painter: Path) -> None:
+    seen: list[tuple[str, float]] = []
+    build(painter, progress=lambda stage, fraction: seen.append((stage, fraction)))
+    stages = list(dict.fromkeys(stage for stage, _ in seen))
+    assert stages[:4] == ["reading the model", "converting to fp16", "comparing on 3 crops", "parsing"]
+    building = [fraction for _, fraction in seen[[stage for stage, _ in seen].index("parsing") + 1 :]]
+    assert len(building) > 20
+    assert building == sorted(building)
+    assert building[-1] > 0.8
+    assert all(0 <= fraction <= 1 for _, fraction in seen)
+
+
+def test_an_exception_in_progress_cancels_the_build(painter: Path) -> None:
+    class Enough(Exception):
+        pass
+
+    calls = []
+
+    def progress(stage: str, fraction: float) -> None:
+        if stage == "optimizing graph":
+            calls.append(fraction)
+            raise Enough
+
+    with pytest.raises(Enough):
+        build(painter, progress=progress)
+    assert len(calls) == 1, "it is not called again"
+    assert files(painter.parent) == ["painter.onnx"]
+    build(painter)  # TensorRT is none the worse
+
+
+def test_ctrl_c_cancels_the_build(painter: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def progress(stage: str, fraction: float) -> None:
+        if stage == "optimizing graph":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(painter, progress=progress)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert files(painter.parent) == ["painter.onnx"]
+
+
+def test_a_write_that_fails_leaves_no_sidecar(painter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Reference, "write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build(painter)
+    with pytest.raises(EngineError, match="has no sidecar"):
+        read_engine(painter.with_suffix(".engine"))
+
+
+# The command ------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in ("build", *arguments, "--flavour", "tensorrt-rtx")])
+
+
+def test_the_command_builds_and_prints_the_report(painter: Path) -> None:
+    result = run(painter, "--min", 2, "--max", 8, "--opt-level", 0, "--target", "sm86", "--target", "sm89")
+    assert result.exit_code == 0, result.output
+    for words in (
+        "painter.engine",
+        "tensorrt-rtx",
+        "sm86, sm89",
+        "2 to 8, fastest at 4",
+        "rendered garments",
+        "median",
+    ):
+        assert words in result.output
+    info = EngineInfo.read(painter.with_suffix(".engine"))
+    assert (info.profile, info.targets, info.options.optimization_level) == ((2, 4, 8), ("sm86", "sm89"), 0)
+
+
+@pytest.mark.parametrize(("given", "profile"), [
+    ((), (1, 4, 16)), (("--max", 2), (1, 2, 2)), (("--opt", 32), (1, 32, 32)), (("--min", 8), (8, 8, 16)),
+])  # fmt: skip
+def test_batch_sizes_that_are_not_given_follow(painter: Path, given: tuple[object, ...], profile: Any) -> None:
+    result = run(painter, *given)
+    assert result.exit_code == 0, result.output
+    assert EngineInfo.read(painter.with_suffix(".engine")).profile == profile
+
+
+def test_the_rebuild_command_builds_the_same_engine(painter: Path, tmp_path: Path) -> None:
+    options = replace(RTX, targets=("sm86",), optimization_level=2, aux_streams=1, workspace=1 << 28)
+    engine = tmp_path / "a.engine"
+    first = build(painter, engine, options=options, profile=(1, 2, 4)).info
+    command = shlex.split(first.rebuild_command(engine))
+    assert command[:2] == ["edgepose", "build"]
+    result = CliRunner().invoke(app, command[1:])
+    assert result.exit_code == 0, result.output
+    second = EngineInfo.read(engine)
+    assert (second.key, second.engine_sha256, second.options) == (first.key, first.engine_sha256, first.options)
+
+
+def test_a_folder_goes_on_after_a_failure(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    write_painter(models / "a.onnx", SPEC)
+    write_painter(models / "b.onnx", SPEC, store_spec=False)
+    write_painter(models / "c.onnx", painter_spec("msra"))
+    (models / "notes.txt").touch()
+    result = run(models, "-o", tmp_path / "engines" / "today")
+    assert result.exit_code == 1
+    assert "carries no edgepose spec" in result.output
+    assert [line for line in result.output.splitlines() if "failed" in line and "b.onnx" in line]
+    engines = [name for name in files(tmp_path / "engines" / "today") if name.endswith(".engine")]
+    assert engines == ["a.engine", "c.engine"]
+
+
+def test_the_command_refuses_what_cannot_work(painter: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "other").mkdir()
+    twin = write_painter(tmp_path / "other" / "painter.onnx", SPEC)
+    for arguments, words in (
+        ((empty,), "holds no .onnx files"),
+        ((painter, twin, "-o", "x.engine"), "one file for 2 engines"),
+        ((painter, twin, "-o", tmp_path / "out"), "several models are called painter"),
+        ((painter, "--target", "sm90"), "not for sm90"),
+        ((painter, "--photos", empty), "holds no photos"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 1, result.output
+        assert words in " ".join(result.output.split())
+
+
+def test_force_on_the_command_line(overflowing: Path) -> None:
+    assert run(overflowing).exit_code == 1
+    result = run(overflowing, "--force")
+    assert result.exit_code == 0, result.output
+    assert "kept with --force" in result.output
+
+
+# Real networks ------------------------------------------------------------------------------------------------
+
+HRNET = "deepfashion/full/hrnet_w48_udp"
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="needs PyTorch: pip install 'edgepose[train]'"
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A function that exports a network with random weights and all its channels; ten to twenty seconds each, once."""
+    from edgepose.training import export, recipes
+
+    folder = tmp_path_factory.mktemp("exported")
+    made: dict[str, Path] = {}
+    patch = pytest.MonkeyPatch()
+    patch.setattr(export, "CHECKED_BATCHES", (1,))  # the check against PyTorch is tests/training's
+
+    def make(recipe_name: str, architecture: str, precision: str = "fp32") -> Path:
+        if architecture not in made:
+            recipe = replace(recipes.find(recipe_name), architecture=architecture)
+            path = folder / f"{architecture}.onnx"
+            spec = with_channels(recipe.spec(), recipe.num_outputs)
+            export.export_onnx(export._random_model(recipe), spec, path, precision=precision)
+            made[architecture] = path
+        return made[architecture]
+
+    yield make
+    patch.undo()
+
+
+def with_channels(spec: ModelSpec, count: int) -> ModelSpec:
+    names = tuple(f"landmark {number}" for number in range(count))
+    return replace(spec, keypoint_names=names, flip_indices=tuple(range(count)), skeleton=(), colors=())
+
+
+def cut(model: Path, start: int, stop: int) -> Path:
+    """The same network with the channels [start, stop), as `edgepose export` writes one category's."""
+    proto = onnx.load(model)
+    last = proto.graph.node[-1]
+    assert last.op_type == "Conv"
+    for tensor in proto.graph.initializer:
+        if tensor.name in last.input[1:]:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[start:stop], tensor.name))
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = stop - start
+    del proto.graph.value_info[:]
+    metadata = {item.key: item.value for item in proto.metadata_props}
+    with_channels(ModelSpec.from_metadata(metadata, source="cut"), stop - start).write_metadata(proto)
+    path = model.with_name(f"{model.stem}-{start}-{stop}.onnx")
+    onnx.save(proto, path)
+    return path
+
+
+def check_real(model: Path, convolutions: int, keypoints: int, megabytes: float) -> EngineInfo:
+    built = build(model, options=replace(RTX, aux_streams=3), crops=lambda spec: Crops.drawn(spec, 2))
+    info = built.info
+    w, h = info.spec.heatmap_size
+    assert info.output.shape == (-1, keypoints, h, w)
+    assert info.parity.convolutions == {"float16": convolutions}
+    assert info.engine_bytes / 1e6 == pytest.approx(megabytes, rel=0.1)  # the weights, and some kB of kernels' names
+    assert info.parity.score_error < 0.005  # random weights; seen: 1.2e-3
+    assert read_engine(built.path)[0] == info
+    return info
+
+
+@needs_torch
+@pytest.mark.slow
+def test_resnet50_deepfashion2_and_its_categories(exported: Any) -> None:
+    model = exported("deepfashion2/vest/resnet50", "resnet50")
+    check_real(model, 57, 294, 68.3)
+    check_real(cut(model, 128, 143), 57, 15, 68.3)  # vest
+    check_real(cut(model, 0, 8), 57, 8, 68.3)  # as many as deepfashion/full has
+
+
+@needs_torch
+@pytest.mark.slow
+def test_hrnet_w48_from_float32(exported: Any) -> None:
+    check_real(exported(HRNET, "hrnet_w48"), 293, 8, 129.3)
+
+
+@needs_torch
+@pytest.mark.slow
+def test_hrnet_w32_exported_in_float16(exported: Any) -> None:
+    check_real(exported(HRNET, "hrnet_w32", "fp16"), 293, 8, 59.0)
+
+
+def test_a_sidecar_is_json_that_people_can_read(painter: Path) -> None:
+    text = build(painter).path.with_name("painter.engine.json").read_text()
+    assert json.loads(text)["schema"] == 1
+    assert len(text.splitlines()) == 24  # a line for each field
