@@ -23,6 +23,7 @@ from edgepose.errors import InputError
 from edgepose.spec import Codec, ModelSpec
 
 __all__ = [
+    "cells_to_frame",
     "crop_affines",
     "crop_transforms",
     "crops_see_frame",
@@ -153,9 +154,7 @@ def _check_finite(affines: NDArray[np.float64], boxes: NDArray[np.float32]) -> N
     if np.isfinite(affines).all():
         return
     row = int((~np.isfinite(affines).all(axis=(1, 2))).argmax())
-    raise InputError(
-        f"box {row} is too small, too large or too far from the origin for float32: {boxes[row].tolist()}"
-    )
+    raise InputError(f"box {row} is too small, too large or too far from the origin for float32: {boxes[row].tolist()}")
 
 
 def _msra_affine(
@@ -285,6 +284,12 @@ def crops_see_frame(
     step, first = inverses[:, (0, 1), (0, 1)], inverses[:, :, 2]  # (N, 2): of a crop px, of crop px 0; frame px
     low, high = first - 0.5 * step, first + (np.array(input_size) - 0.5) * step
     return np.asarray(((high > -0.5) & (low < np.array(frame_size) - 0.5)).all(axis=1))
+
+
+def cells_to_frame(inverses: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float64]:
+    """(N, 2, 3) crop px -> frame px into (N, 2, 3) heatmap cells -> frame px."""
+    per_x, per_y = heatmap_to_crop([1.0, 1.0], spec.codec, spec.input_size, spec.heatmap_size)
+    return inverses * np.array([per_x, per_y, 1.0])
 
 
 def _check_affines(affines: ArrayLike) -> NDArray[np.float64]:

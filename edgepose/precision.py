@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = ["graph_precision", "rounded_to_fp16", "to_fp16", "to_fp32"]
 
 FLOAT16_MAX = 65504.0
 _STANDARD = ("", "ai.onnx")
+_SMALL = 64  # elements
 _NAMES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 _SCHEMA_NAMES: dict[int, str] = {TensorProto.FLOAT: "tensor(float)", TensorProto.FLOAT16: "tensor(float16)"}
 _ARRAYS: dict[int, type[np.floating[Any]]] = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
@@ -181,13 +183,29 @@ def _make_plan(model: onnx.ModelProto, types: dict[str, int], source: int, targe
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of each name in the graph."""
     try:
-        graph = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+        graph = shape_inference.infer_shapes(_skeleton(model), check_type=True, strict_mode=True, data_prop=True).graph
     except Exception as error:  # ONNX's checker raises classes of its own, and plain RuntimeError
         raise ModelError(f"the model is not valid ONNX: {' '.join(str(error).split())[:400]}") from error
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         types[value.name] = value.type.tensor_type.elem_type
     return types
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with inputs in place of its large weights: ONNX's checks copy a model several times."""
+    skeleton = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = model.graph
+    skeleton.graph.name = graph.name or "graph"
+    for name in ("node", "input", "output", "value_info"):
+        getattr(skeleton.graph, name).extend(getattr(graph, name))
+    inputs = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if prod(tensor.dims) <= _SMALL:  # a shape, scales, and the like: their values matter to shape inference
+            skeleton.graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            skeleton.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return skeleton
 
 
 def _describe(node: onnx.NodeProto) -> str:
@@ -308,13 +326,16 @@ def _checked(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     """The model with the types and shapes of its tensors inferred anew, if it is valid."""
     del model.graph.value_info[:]
     try:
-        model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(model, full_check=True)
+        skeleton = shape_inference.infer_shapes(_skeleton(model), check_type=True, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(skeleton, full_check=True)
     except Exception as error:
         raise ModelError(
             f"the graph cannot be converted to {_NAMES[target]}; export it in the precision that you need. ONNX says: "
             f"{' '.join(str(error).split())[:400]}"
         ) from error
+    model.graph.value_info.extend(skeleton.graph.value_info)
+    for ours, inferred in zip(model.graph.output, skeleton.graph.output, strict=True):
+        ours.CopyFrom(inferred)
     return model
 
 

@@ -51,7 +51,8 @@ def test_unknown_name_lists_the_bundled_ones(monkeypatch: pytest.MonkeyPatch) ->
         ("corrupt.onnx", b"\x08\x07not a model", ModelError, "does not load"),
         ("text.onnx", b"hello", ModelError, "does not load"),
         ("pointer.onnx", b"version https://git-lfs.github.com/spec/v1\n", ModelError, "git lfs pull"),
-        ("model.engine", b"x", EngineError, "not in this version"),
+        ("model.engine", b"x", EngineError, "no sidecar model.engine.json"),
+        ("missing.engine", None, ModelError, "edgepose build"),
         ("best.pth", b"x", ModelError, "edgepose export"),
     ],
 )

@@ -126,8 +126,6 @@ class DevicePipeline:
         self._downloads: list[NDArray[np.float32]] = []  # pinned, one for each chunk
         self._marks: list[list[Any]] = []  # events around the stages of each chunk, where no graph hides them
         self._add_chunk()
-        scale = geometry.heatmap_to_crop([1.0, 1.0], spec.codec, spec.input_size, spec.heatmap_size)
-        self._cell_scale = np.array([scale[0], scale[1], 1.0])
 
     def _allocate_staging(self, pixel_bytes: int) -> None:
         """Pinned memory for the first chunk's record and the frame's window behind it, and its copy on the device."""
@@ -219,6 +217,7 @@ class DevicePipeline:
         start = perf_counter()
         spec, largest = self._spec, self._sizes[-1]
         _, inverses = geometry.crop_transforms(boxes, spec)
+        places = geometry.cells_to_frame(inverses, spec)
         plan = plan_crops(inverses, spec.input_size, frame.size, spec.sampling)
         firsts = range(0, len(boxes), largest)
         with self._device, _cuda_errors(f"running {spec.name!r} on {self.engine.device}"):
@@ -226,7 +225,7 @@ class DevicePipeline:
             self._wait_for(frame, stream)
             for chunk, first in enumerate(firsts):
                 part = slice(first, min(first + largest, len(boxes)))
-                self._enqueue(chunk, part, frame, plan, inverses)
+                self._enqueue(chunk, part, frame, plan, places)
             launched = perf_counter()
             self._stream.synchronize()
         waited = perf_counter()
@@ -265,12 +264,10 @@ class DevicePipeline:
             self._ready.record(self._cupy.cuda.ExternalStream(address))
             self._stream.wait_event(self._ready)
 
-    def _enqueue(
-        self, chunk: int, part: slice, frame: FrameView, plan: CropPlan, inverses: NDArray[np.float64]
-    ) -> None:
+    def _enqueue(self, chunk: int, part: slice, frame: FrameView, plan: CropPlan, places: NDArray[np.float64]) -> None:
         """Upload, run and download one chunk; nothing here waits."""
         call = self._calls[chunk - 1] if chunk else self._staging[: self._call_bytes]
-        self._write_call(call, part, frame, plan, inverses)
+        self._write_call(call, part, frame, plan, places)
         stream, count = self._stream, part.stop - part.start
         if chunk == 0 and frame.host is not None:
             self._upload_window(frame.host, plan)
@@ -298,7 +295,7 @@ class DevicePipeline:
         decoded.record(stream)
 
     def _write_call(
-        self, call: NDArray[np.uint8], part: slice, frame: FrameView, plan: CropPlan, inverses: NDArray[np.float64]
+        self, call: NDArray[np.uint8], part: slice, frame: FrameView, plan: CropPlan, places: NDArray[np.float64]
     ) -> None:
         """Fill a chunk's record (see kernels/_call.py) in pinned memory."""
         header, instances = call_views(call, self._sizes[-1])
@@ -312,7 +309,7 @@ class DevicePipeline:
             address = self._upload.data.ptr + self._call_bytes + (channels - 1 if channel < 0 else 0)
         header[()] = (address, row, pixel, channel, *frame.size, left, top, count, 0)
         instances["sample"][:count] = plan.samples[part]
-        np.multiply(inverses[part], self._cell_scale, out=instances["place"][:count])
+        instances["place"][:count] = places[part]
         instances["first"][:count] = plan.first[part]
         instances["halvings"][:count] = plan.halvings[part]
         instances["channels"][:count] = (0, self._spec.num_keypoints)

@@ -57,24 +57,22 @@ class HostPipeline:
             image, affines, spec.input_size, sampling=spec.sampling, mean=spec.mean, std=spec.std, out=images
         )
         clock.crop += clock.lap()
-        heatmaps = self._run_network(images)
+        heatmaps = self.engine.run(images)
+        flipped = self.engine.run(np.ascontiguousarray(images[..., ::-1])) if self._flip_test else None
         clock.network += clock.lap()
-        locations, scores = reference.decode_heatmaps(
-            heatmaps, refinement=spec.refinement, blur_kernel=spec.blur_kernel
+        keypoints, scores = reference.decode_heatmaps(
+            heatmaps,
+            refinement=spec.refinement,
+            blur_kernel=spec.blur_kernel,
+            flipped=flipped,
+            flip_indices=spec.flip_indices,
+            flip_shift=spec.flip_shift,
+            cells_to_frame=geometry.cells_to_frame(inverses, spec),
         )
-        points = geometry.heatmap_to_crop(locations, spec.codec, spec.input_size, spec.heatmap_size)
-        keypoints = geometry.transform_points(points, inverses).astype(np.float32)
         visible = geometry.crops_see_frame(inverses, spec.input_size, (image.shape[1], image.shape[0]))
         scores = np.where(visible[:, None], scores, np.float32(0))
         clock.decode += clock.lap()
         return keypoints, scores
-
-    def _run_network(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        heatmaps = self.engine.run(images)
-        if not self._flip_test:
-            return heatmaps
-        mirrored = self.engine.run(np.ascontiguousarray(images[..., ::-1]))
-        return reference.merge_flipped(heatmaps, mirrored, self._spec.flip_indices, shift=self._spec.flip_shift)
 
 
 class _Clock:

@@ -97,8 +97,8 @@ def test_peaks_are_the_twins(refinement: str, dtype: Any, size: tuple[int, int])
             np.testing.assert_array_equal(locations.get(), expected)
             continue
         assert np.isfinite(locations.get()).all()
-        well = np.abs(expected - reference.decode_heatmaps(maps)[0]).max(-1) < 1  # a step of a cell or more is noise
-        np.testing.assert_allclose(locations.get()[well], expected[well], atol=1e-3)
+        # Cells; noise is included, where a step may leave the map. Worst seen on the CPU: 1.1e-4.
+        np.testing.assert_allclose(locations.get(), expected, atol=2.5e-4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [False, True])
