@@ -35,6 +35,7 @@ __all__ = [
     "EngineInfo",
     "Precision",
     "TensorInfo",
+    "cache_path",
     "check_runs_here",
     "parity_path",
     "platform_here",
@@ -55,6 +56,11 @@ def sidecar_path(engine: Path) -> Path:
 def parity_path(engine: Path) -> Path:
     """Where the crops and the float32 model's results lie that an engine is judged by: ``model.engine.parity.npz``."""
     return engine.with_name(engine.name + ".parity.npz")
+
+
+def cache_path(engine: Path) -> Path:
+    """Where the kernels are kept that TensorRT-RTX compiles when it loads an engine: ``model.engine.cache``."""
+    return engine.with_name(engine.name + ".cache")
 
 
 def platform_here() -> str:

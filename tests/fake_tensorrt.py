@@ -54,8 +54,24 @@ class EngineValidity(Enum):
     INVALID = 2
 
 
+class RuntimeCache:
+    content = b"compiled"
+
+    def deserialize(self, data: bytes) -> bool:
+        return data == self.content
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
 class RuntimeConfig:
     strategy = ""
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> None:
+        self.cache = cache
 
     def set_execution_context_allocation_strategy(self, strategy: str) -> None:
         self.strategy = strategy
@@ -76,6 +92,7 @@ class FakeEngine:
                 "disabled",
                 "eager",
             )
+            assert config.cache
             config = config.strategy
         assert config == "user managed"
         return FakeContext(self._network, self._change)

@@ -1,13 +1,8 @@
-"""Building engines with TensorRT-RTX, which needs no GPU for it: options, progress, refusals, and the command."""
+"""Building engines with TensorRT-RTX, which needs no GPU for it: what is written, options, refusals."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shlex
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,49 +11,22 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from painter import INPUT_SIZE, blobs, painter_spec, write_painter
-from typer.testing import CliRunner
+from engine_builds import RTX, SPEC, build, files, insert, needs_rtx, overflowing, painter, pictures
+from onnx import TensorProto, helper
+from painter import painter_spec, write_painter
 
 import edgepose
 from edgepose import BuildOptions, EngineError, InputError, ModelError, build_engine, build_trt, bundled_models
-from edgepose.build import BuiltEngine, _targets
-from edgepose.cli import app
+from edgepose.build import _targets
 from edgepose.crops import Crops
 from edgepose.enginefile import EngineInfo, read_engine
 from edgepose.parity import Reference, complete
-from edgepose.spec import ModelSpec
 from edgepose.tensorrt_api import Gpu, load
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install 'edgepose[rtx-cu13]'"
-)
+__all__ = ["overflowing", "painter"]  # fixtures
+pytestmark = needs_rtx
 
-RTX = BuildOptions(flavour="tensorrt-rtx")
 TARGETS = ("sm80", "sm86", "sm89", "sm120", "sm121")
-SPEC = painter_spec()
-
-
-@pytest.fixture
-def painter(tmp_path: Path) -> Path:
-    return write_painter(tmp_path / "painter.onnx", SPEC)
-
-
-def pictures(_: ModelSpec, count: int = 3) -> Crops:
-    """Crops (count, 128, 96, 3) with a blob of each colour."""
-    rng = np.random.default_rng(0)
-    return Crops(np.stack([blobs(INPUT_SIZE, rng.uniform(20, 76, (3, 2)), 8) for _ in range(count)]), "blobs")
-
-
-def build(model: Path, output: Path | None = None, **changes: Any) -> BuiltEngine:
-    """On three crops, so that a test takes a fraction of a second."""
-    changes.setdefault("crops", pictures)
-    changes.setdefault("options", RTX)
-    return build_engine(model, output, **changes)
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 # What a build writes --------------------------------------------------------------------------------
@@ -268,20 +236,6 @@ def test_two_outputs(painter: Path) -> None:
         build(painter)
 
 
-def insert(model: Path, *nodes: onnx.NodeProto, constants: dict[str, np.ndarray] | None = None) -> Path:
-    """Put nodes that make `images.1` of `images` before the rest of a model."""
-    proto = onnx.load(model)
-    rest = list(proto.graph.node)
-    for node in rest:
-        for index, name in enumerate(node.input):
-            node.input[index] = "images.1" if name == "images" else name
-    del proto.graph.node[:]
-    proto.graph.node.extend([*nodes, *rest])
-    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in (constants or {}).items())
-    onnx.save(proto, model)
-    return model
-
-
 def test_a_node_that_tensorrt_does_not_take_is_named(painter: Path) -> None:
     nodes = [
         helper.make_node("Bernoulli", ["images"], ["noise"], name="the dice"),
@@ -303,15 +257,6 @@ def test_a_weight_beyond_float16(painter: Path) -> None:
 
 
 # Refusal ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def overflowing(painter: Path) -> Path:
-    """1e4 * x * 1e2, then scaled back: fine in float32, infinite in float16."""
-    up = [helper.make_node("Mul", ["images", "up"], ["a"]), helper.make_node("Mul", ["a", "more"], ["b"])]
-    down = helper.make_node("Mul", ["b", "down"], ["images.1"])
-    values = {"up": 1e4, "more": 1e2, "down": 1e-6}
-    return insert(painter, *up, down, constants={name: np.array(value, np.float32) for name, value in values.items()})
 
 
 def test_an_engine_that_differs_too_much_is_refused_and_nothing_is_left(overflowing: Path) -> None:
@@ -347,233 +292,6 @@ def test_photos_by_path(painter: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(photos / "a.png"), cv2.resize(pictures(SPEC).images[0], (300, 400)))
     report = build(painter, crops=photos).info.parity
     assert (report.source, report.crops) == ("photos", 1)
-
-
-# Progress and cancelling ------------------------------------------------------------------------------------
-
-
-def test_progress_goes_forward_through_every_stage(painter: Path) -> None:
-    seen: list[tuple[str, float]] = []
-    build(painter, progress=lambda stage, fraction: seen.append((stage, fraction)))
-    stages = list(dict.fromkeys(stage for stage, _ in seen))
-    assert stages[:4] == ["reading the model", "converting to fp16", "comparing on 3 crops", "parsing"]
-    building = [fraction for _, fraction in seen[[stage for stage, _ in seen].index("parsing") + 1 :]]
-    assert len(building) > 20
-    assert building == sorted(building)
-    assert building[-1] > 0.8
-    assert all(0 <= fraction <= 1 for _, fraction in seen)
-
-
-def test_an_exception_in_progress_cancels_the_build(painter: Path) -> None:
-    class Enough(Exception):
-        pass
-
-    calls = []
-
-    def progress(stage: str, fraction: float) -> None:
-        if stage == "optimizing graph":
-            calls.append(fraction)
-            raise Enough
-
-    with pytest.raises(Enough):
-        build(painter, progress=progress)
-    assert len(calls) == 1, "it is not called again"
-    assert files(painter.parent) == ["painter.onnx"]
-    build(painter)  # TensorRT is none the worse
-
-
-def test_ctrl_c_cancels_the_build(painter: Path) -> None:
-    before = signal.getsignal(signal.SIGINT)
-
-    def progress(stage: str, fraction: float) -> None:
-        if stage == "optimizing graph":
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        build(painter, progress=progress)
-    assert signal.getsignal(signal.SIGINT) is before
-    assert files(painter.parent) == ["painter.onnx"]
-
-
-def test_a_write_that_fails_leaves_no_sidecar(painter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Reference, "write", fail)
-    with pytest.raises(OSError, match="disk full"):
-        build(painter)
-    with pytest.raises(EngineError, match="has no sidecar"):
-        read_engine(painter.with_suffix(".engine"))
-
-
-# The command ------------------------------------------------------------------------------------------------
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in ("build", *arguments, "--flavour", "tensorrt-rtx")])
-
-
-def test_the_command_builds_and_prints_the_report(painter: Path) -> None:
-    result = run(painter, "--min", 2, "--max", 8, "--opt-level", 0, "--target", "sm86", "--target", "sm89")
-    assert result.exit_code == 0, result.output
-    for words in (
-        "painter.engine",
-        "tensorrt-rtx",
-        "sm86, sm89",
-        "2 to 8, fastest at 4",
-        "rendered garments",
-        "median",
-    ):
-        assert words in result.output
-    info = EngineInfo.read(painter.with_suffix(".engine"))
-    assert (info.profile, info.targets, info.options.optimization_level) == ((2, 4, 8), ("sm86", "sm89"), 0)
-
-
-@pytest.mark.parametrize(("given", "profile"), [
-    ((), (1, 4, 16)), (("--max", 2), (1, 2, 2)), (("--opt", 32), (1, 32, 32)), (("--min", 8), (8, 8, 16)),
-])  # fmt: skip
-def test_batch_sizes_that_are_not_given_follow(painter: Path, given: tuple[object, ...], profile: Any) -> None:
-    result = run(painter, *given)
-    assert result.exit_code == 0, result.output
-    assert EngineInfo.read(painter.with_suffix(".engine")).profile == profile
-
-
-def test_the_rebuild_command_builds_the_same_engine(painter: Path, tmp_path: Path) -> None:
-    options = replace(RTX, targets=("sm86",), optimization_level=2, aux_streams=1, workspace=1 << 28)
-    engine = tmp_path / "a.engine"
-    first = build(painter, engine, options=options, profile=(1, 2, 4)).info
-    command = shlex.split(first.rebuild_command(engine))
-    assert command[:2] == ["edgepose", "build"]
-    result = CliRunner().invoke(app, command[1:])
-    assert result.exit_code == 0, result.output
-    second = EngineInfo.read(engine)
-    assert (second.key, second.engine_sha256, second.options) == (first.key, first.engine_sha256, first.options)
-
-
-def test_a_folder_goes_on_after_a_failure(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    models.mkdir()
-    write_painter(models / "a.onnx", SPEC)
-    write_painter(models / "b.onnx", SPEC, store_spec=False)
-    write_painter(models / "c.onnx", painter_spec("msra"))
-    (models / "notes.txt").touch()
-    result = run(models, "-o", tmp_path / "engines" / "today")
-    assert result.exit_code == 1
-    assert "carries no edgepose spec" in result.output
-    assert [line for line in result.output.splitlines() if "failed" in line and "b.onnx" in line]
-    engines = [name for name in files(tmp_path / "engines" / "today") if name.endswith(".engine")]
-    assert engines == ["a.engine", "c.engine"]
-
-
-def test_the_command_refuses_what_cannot_work(painter: Path, tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (tmp_path / "other").mkdir()
-    twin = write_painter(tmp_path / "other" / "painter.onnx", SPEC)
-    for arguments, words in (
-        ((empty,), "holds no .onnx files"),
-        ((painter, twin, "-o", "x.engine"), "one file for 2 engines"),
-        ((painter, twin, "-o", tmp_path / "out"), "several models are called painter"),
-        ((painter, "--target", "sm90"), "not for sm90"),
-        ((painter, "--photos", empty), "holds no photos"),
-    ):
-        result = run(*arguments)
-        assert result.exit_code == 1, result.output
-        assert words in " ".join(result.output.split())
-
-
-def test_force_on_the_command_line(overflowing: Path) -> None:
-    assert run(overflowing).exit_code == 1
-    result = run(overflowing, "--force")
-    assert result.exit_code == 0, result.output
-    assert "kept with --force" in result.output
-
-
-# Real networks ------------------------------------------------------------------------------------------------
-
-HRNET = "deepfashion/full/hrnet_w48_udp"
-
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="needs PyTorch: pip install 'edgepose[train]'"
-)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A function that exports a network with random weights and all its channels; ten to twenty seconds each, once."""
-    from edgepose.training import export, recipes
-
-    folder = tmp_path_factory.mktemp("exported")
-    made: dict[str, Path] = {}
-    patch = pytest.MonkeyPatch()
-    patch.setattr(export, "CHECKED_BATCHES", (1,))  # the check against PyTorch is tests/training's
-
-    def make(recipe_name: str, architecture: str, precision: str = "fp32") -> Path:
-        if architecture not in made:
-            recipe = replace(recipes.find(recipe_name), architecture=architecture)
-            path = folder / f"{architecture}.onnx"
-            spec = with_channels(recipe.spec(), recipe.num_outputs)
-            export.export_onnx(export._random_model(recipe), spec, path, precision=precision)
-            made[architecture] = path
-        return made[architecture]
-
-    yield make
-    patch.undo()
-
-
-def with_channels(spec: ModelSpec, count: int) -> ModelSpec:
-    names = tuple(f"landmark {number}" for number in range(count))
-    return replace(spec, keypoint_names=names, flip_indices=tuple(range(count)), skeleton=(), colors=())
-
-
-def cut(model: Path, start: int, stop: int) -> Path:
-    """The same network with the channels [start, stop), as `edgepose export` writes one category's."""
-    proto = onnx.load(model)
-    last = proto.graph.node[-1]
-    assert last.op_type == "Conv"
-    for tensor in proto.graph.initializer:
-        if tensor.name in last.input[1:]:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[start:stop], tensor.name))
-    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = stop - start
-    del proto.graph.value_info[:]
-    metadata = {item.key: item.value for item in proto.metadata_props}
-    with_channels(ModelSpec.from_metadata(metadata, source="cut"), stop - start).write_metadata(proto)
-    path = model.with_name(f"{model.stem}-{start}-{stop}.onnx")
-    onnx.save(proto, path)
-    return path
-
-
-def check_real(model: Path, convolutions: int, keypoints: int, megabytes: float) -> EngineInfo:
-    built = build(model, options=replace(RTX, aux_streams=3), crops=lambda spec: Crops.drawn(spec, 2))
-    info = built.info
-    w, h = info.spec.heatmap_size
-    assert info.output.shape == (-1, keypoints, h, w)
-    assert info.parity.convolutions == {"float16": convolutions}
-    assert info.engine_bytes / 1e6 == pytest.approx(megabytes, rel=0.1)  # the weights, and some kB of kernels' names
-    assert info.parity.score_error < 0.005  # random weights; seen: 1.2e-3
-    assert read_engine(built.path)[0] == info
-    return info
-
-
-@needs_torch
-@pytest.mark.slow
-def test_resnet50_deepfashion2_and_its_categories(exported: Any) -> None:
-    model = exported("deepfashion2/vest/resnet50", "resnet50")
-    check_real(model, 57, 294, 68.3)
-    check_real(cut(model, 128, 143), 57, 15, 68.3)  # vest
-    check_real(cut(model, 0, 8), 57, 8, 68.3)  # as many as deepfashion/full has
-
-
-@needs_torch
-@pytest.mark.slow
-def test_hrnet_w48_from_float32(exported: Any) -> None:
-    check_real(exported(HRNET, "hrnet_w48"), 293, 8, 129.3)
-
-
-@needs_torch
-@pytest.mark.slow
-def test_hrnet_w32_exported_in_float16(exported: Any) -> None:
-    check_real(exported(HRNET, "hrnet_w32", "fp16"), 293, 8, 59.0)
 
 
 def test_a_sidecar_is_json_that_people_can_read(painter: Path) -> None:

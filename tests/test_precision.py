@@ -52,6 +52,7 @@ X = RNG.normal(0, 1, (2, 3, 8, 8)).astype(np.float32)
 
 
 def run(model: onnx.ModelProto, x: np.ndarray = X) -> np.ndarray:
+    onnx.checker.check_model(model, full_check=True)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

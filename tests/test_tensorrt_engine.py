@@ -15,7 +15,7 @@ from painter import blobs, painter_spec, write_painter
 
 from edgepose import EngineError, MissingDependencyError, ModelError, Predictor, build_engine, tensorrt_api
 from edgepose.crops import Crops
-from edgepose.enginefile import BuildOptions, EngineInfo, sidecar_path
+from edgepose.enginefile import BuildOptions, EngineInfo, cache_path, sidecar_path
 from edgepose.engines import DeviceEngine
 from edgepose.engines.tensorrt import TensorRTEngine
 from edgepose.geometry import crop_affines
@@ -102,6 +102,18 @@ def test_the_first_load_completes_the_parity_report(engine_file: Path, on_gpu: A
     engine.close()
     TensorRTEngine(engine_file).close()
     assert sidecar_path(engine_file).stat().st_mtime_ns == changed
+
+
+@pytest.mark.parametrize("before", [None, b"of another GPU"])
+def test_rtx_keeps_what_it_compiled(engine_file: Path, on_gpu: Any, before: bytes | None) -> None:
+    cache = cache_path(engine_file)
+    if before is not None:
+        cache.write_bytes(before)
+    TensorRTEngine(engine_file).close()
+    assert cache.read_bytes() == b"compiled"
+    written = cache.stat().st_mtime_ns
+    TensorRTEngine(engine_file).close()
+    assert cache.stat().st_mtime_ns == written
 
 
 def test_an_engine_that_computes_something_else_is_refused(engine_file: Path, on_gpu: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose import parity, tensorrt_api
-from edgepose.enginefile import EngineInfo, check_runs_here, parity_path, read_engine
+from edgepose.enginefile import EngineInfo, cache_path, check_runs_here, parity_path, read_engine
 from edgepose.errors import EngineError, MissingDependencyError, ModelError
+from edgepose.files import write_atomically
 from edgepose.spec import ModelSpec
 
 __all__ = ["TensorRTEngine"]
@@ -67,6 +69,9 @@ class TensorRTEngine:
             self._pool = cupy.cuda.MemoryPool()  # of its own, so that close gives the memory back to the GPU
             self._workspace_bytes = max(int(self._engine.device_memory_size_v2), 1)
             self._workspace: Any = self._pool.malloc(self._workspace_bytes)
+            self._cache: Any = None
+            self._cache_is_kept = False
+            self._rtx_config = self._configure_rtx() if api.is_rtx else None
             if info.parity.scope == "graph":
                 self._info = self._complete_parity()
 
@@ -105,7 +110,12 @@ class TensorRTEngine:
         return run
 
     def close(self) -> None:
-        """Free engine and workspace; contexts that are still referred to die with their closures."""
+        """Free engine and workspace; contexts that are still referred to die with their closures.
+
+        TensorRT-RTX: keeps the kernels that it compiled beside the engine (``model.engine.cache``) for the next load.
+        """
+        self._keep_cache()
+        self._rtx_config = self._cache = None
         self._engine = self._workspace = self._runtime = None
         self._pool.free_all_blocks()
 
@@ -127,16 +137,32 @@ class TensorRTEngine:
         return engine
 
     def _create_context(self) -> Any:
-        """One with our workspace. RTX compiles its kernels for the shapes now, not in the background while we run."""
+        """One with our workspace."""
+        strategy = self._api.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        return self._engine.create_execution_context(self._rtx_config if self._api.is_rtx else strategy)
+
+    def _configure_rtx(self) -> Any:
+        """RTX compiles its kernels for the shapes at once, not in the background while we run, and remembers them."""
         module = self._api.module
-        strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
-        if not self._api.is_rtx:
-            return self._engine.create_execution_context(strategy)
         config = self._engine.create_runtime_config()
-        config.set_execution_context_allocation_strategy(strategy)
+        config.set_execution_context_allocation_strategy(module.ExecutionContextAllocationStrategy.USER_MANAGED)
         config.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED  # the pipeline captures all of it itself
         config.dynamic_shapes_kernel_specialization_strategy = module.DynamicShapesKernelSpecializationStrategy.EAGER
-        return self._engine.create_execution_context(config)
+        self._cache = config.create_runtime_cache()
+        with contextlib.suppress(FileNotFoundError):
+            # False: another GPU's or another version's. RTX then compiles anew, and close writes a new one.
+            self._cache_is_kept = bool(self._cache.deserialize(cache_path(self._path).read_bytes()))
+        config.set_runtime_cache(self._cache)
+        return config
+
+    def _keep_cache(self) -> None:
+        """Beside the engine, for the next load."""
+        if self._cache is None or self._cache_is_kept:
+            return
+        try:
+            write_atomically(cache_path(self._path), bytes(memoryview(self._cache.serialize())))
+        except OSError as error:
+            _log.warning("kernels of %s cannot be kept (%s): each load compiles them again", self._path, error)
 
     def _check_buffer(self, name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         fits = array.shape[1:] == shape[1:] and self.min_batch <= len(array) <= self.max_batch
