@@ -154,8 +154,11 @@ class EngineInfo:
         ]
         return hashlib.sha256(json.dumps(must_agree).encode()).hexdigest()[:16]
 
-    def rebuild_command(self, engine: Path) -> str:
-        """The command that builds this engine again, with the same options, on the machine where it is run."""
+    def rebuild_command(self, engine: Path, *, any_flavour: bool = False) -> str:
+        """The command that builds this engine again, with the same options, on the machine where it is run.
+
+        ``any_flavour``: with the TensorRT that is installed there, whichever it is.
+        """
         source = self.onnx
         if Path(source).suffix and (engine.parent / source).is_file():
             source = str(engine.parent / source)
@@ -168,7 +171,7 @@ class EngineInfo:
         words += ["--workspace", str(chosen.workspace >> 20)] if chosen.workspace is not None else []
         for target in chosen.targets:
             words += ["--target", target]
-        words += ["--flavour", self.flavour]
+        words += [] if any_flavour else ["--flavour", self.flavour]
         words += ["--spec", "spec.json"] if self.spec_given else []
         words += ["--force"] if chosen.force else []
         return shlex.join(words)
@@ -298,9 +301,11 @@ def check_runs_here(
     # On another flavour or target the old choice would fail again: leave it to what is here.
     options = replace(info.options, targets=() if sm not in info.targets else info.options.targets)
     target = replace(info, flavour=flavour if flavour in FLAVOURS else info.flavour, options=options)
+    rtx_elsewhere = target.flavour == "tensorrt-rtx" and sm not in info.targets  # RTX does not know every GPU
+    command = target.rebuild_command(Path(engine), any_flavour=rtx_elsewhere)
     raise EngineError(
         f"{engine} was built for {', '.join(built_for)} and does not run on {', '.join(found)}. Engines are not "
-        f"portable: build it for this machine with: {target.rebuild_command(Path(engine))}"
+        f"portable: build it for this machine with: {command}"
     )
 
 

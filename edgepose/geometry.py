@@ -289,7 +289,7 @@ def crops_see_frame(
 def cells_to_frame(inverses: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float64]:
     """(N, 2, 3) crop px -> frame px into (N, 2, 3) heatmap cells -> frame px."""
     per_x, per_y = heatmap_to_crop([1.0, 1.0], spec.codec, spec.input_size, spec.heatmap_size)
-    return inverses * np.array([per_x, per_y, 1.0])
+    return np.asarray(inverses * np.array([per_x, per_y, 1.0]))
 
 
 def _check_affines(affines: ArrayLike) -> NDArray[np.float64]:

@@ -134,16 +134,19 @@ def test_a_report_that_cannot_be_kept_is_said_and_measured_again(
     assert "read-only" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("machine", "words"),
-    [({"sm": "sm89"}, ["sm86", "sm89", "edgepose build", "--precision fp16"])],
-)
-def test_another_gpu(engine_file: Path, on_gpu: Any, machine: dict[str, str], words: list[str]) -> None:
-    on_gpu(**machine)
+def test_another_gpu(engine_file: Path, on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known before TensorRT is looked for: on an H100 nobody should install TensorRT-RTX for this."""
+    on_gpu(sm="sm90")
+
+    def not_installed(flavour: str | None = None) -> None:
+        raise MissingDependencyError("tensorrt-rtx is not installed")
+
+    monkeypatch.setattr(tensorrt_api, "load", not_installed)
     with pytest.raises(EngineError) as raised:
         Predictor(engine_file)
-    for word in words:
+    for word in ("sm86", "sm90", "edgepose build", "--precision fp16"):
         assert word in str(raised.value)
+    assert "--flavour" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("mark", "words"), [(b"BAD!", "UNSUPPORTED_CC"), (b"NONE", "does not load")])

@@ -55,6 +55,8 @@ class TensorRTEngine:
                 f"{path} needs an NVIDIA GPU, and cuda:{device_id} is none: the driver is missing or there is no such "
                 "GPU. `edgepose doctor` shows what is there; on the CPU use the ONNX file"
             )
+        # The GPU comes first: the TensorRT that built the engine may not exist for it, so nobody should install that.
+        check_runs_here(info, path, flavour=info.flavour, version=info.version, sm=gpu.sm, gpu_name=gpu.name)
         api = tensorrt_api.load(info.flavour)
         check_runs_here(info, path, flavour=api.name, version=api.version, sm=gpu.sm, gpu_name=gpu.name)
         self._path, self._api, self._cupy = path, api, cupy
