@@ -44,24 +44,26 @@ def measure_crops(figures: dict[str, Any], roof: float) -> None:
 
     rng = np.random.default_rng(0)
     frame = cupy.asarray(rng.integers(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8))
-    stream = cupy.cuda.get_current_stream()
     left, top = rng.uniform(0, 1500, CROPS), rng.uniform(0, 600, CROPS)
     boxes = np.stack([left, top, left + 300, top + 400], 1)
+    large = np.stack([left / 2, top / 4, left / 2 + 700, top / 4 + 900], 1)  # "area" halves the frame once
     for dtype in (np.float16, np.float32):
         out = cupy.zeros((CROPS, 3, INPUT_SIZE[1], INPUT_SIZE[0]), dtype)
-        for sampling in ("opencv4", "linear", "area"):
-            call, seen = crop_call(frame, boxes, sampling)
+        for sampling, label, which in (
+            ("opencv4", "", boxes),
+            ("linear", "", boxes),
+            ("area", "", boxes),
+            ("area", ", halved once", large),
+        ):
+            call, seen = crop_call(frame, which, sampling)
             launch = prepare_crop_warp(call, out, sampling=sampling, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-            name = f"crop_warp {sampling}, {CROPS} crops of 192x256 {np.dtype(dtype).name} from 1080p"
-            figures[name] = _with_floor(
-                device_us(lambda run=launch: run(stream.ptr)), min(seen, frame.nbytes) + out.nbytes, roof
-            )
+            name = f"crop_warp {sampling}, {CROPS} crops of 192x256 {np.dtype(dtype).name} from 1080p{label}"
+            figures[name] = _with_floor(device_us(launch), min(seen, frame.nbytes) + out.nbytes, roof)
 
 
 def measure_decoders(figures: dict[str, Any], roof: float) -> None:
     import cupy
 
-    stream = cupy.cuda.get_current_stream()
     maps = peaks(np.random.default_rng(0))
     for channels in (25, 294):
         call = np.zeros(call_size(CROPS), np.uint8)
@@ -75,12 +77,14 @@ def measure_decoders(figures: dict[str, Any], roof: float) -> None:
             noise = cupy.asarray(np.random.default_rng(1).normal(0, 1e-4, heatmaps.shape).astype(dtype))
             for refinement in ("none", "shift", "dark", "dark_udp"):
                 for kind, source in (("peaks", heatmaps), ("noise", noise)):
-                    launch = prepare_decode_heatmaps(device_call, source, results, refinement=refinement)
+                    launch = prepare_decode_heatmaps(
+                        device_call, source, results, refinement=refinement, blur_kernel=11
+                    )
                     name = (
                         f"decode_heatmaps {refinement}, {CROPS}x{channels} {np.dtype(dtype).name} maps of 64x48, {kind}"
                     )
                     moved = heatmaps.nbytes + results.nbytes
-                    figures[name] = _with_floor(device_us(lambda run=launch: run(stream.ptr)), moved, roof)
+                    figures[name] = _with_floor(device_us(launch), moved, roof)
 
 
 def _with_floor(times: dict[str, float], moved: int, roof: float) -> dict[str, float]:

@@ -15,6 +15,7 @@ and both codecs end at the image points that MMPose 1.3.2 computes by way of its
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -288,8 +289,13 @@ def crops_see_frame(
 
 def cells_to_frame(inverses: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float64]:
     """(N, 2, 3) crop px -> frame px into (N, 2, 3) heatmap cells -> frame px."""
-    per_x, per_y = heatmap_to_crop([1.0, 1.0], spec.codec, spec.input_size, spec.heatmap_size)
-    return np.asarray(inverses * np.array([per_x, per_y, 1.0]))
+    return np.asarray(inverses * _cell_steps(spec.codec, spec.input_size, spec.heatmap_size))
+
+
+@lru_cache(maxsize=32)
+def _cell_steps(codec: Codec, input_size: tuple[int, int], heatmap_size: tuple[int, int]) -> NDArray[np.float64]:
+    """(3,): crop px from cell to cell in x and y, and 1."""
+    return np.append(heatmap_to_crop([1.0, 1.0], codec, input_size, heatmap_size), 1.0)
 
 
 def _check_affines(affines: ArrayLike) -> NDArray[np.float64]:

@@ -137,9 +137,9 @@ class Predictor:
     def close(self) -> None:
         """Free the network; ``predict`` raises EngineError from now on. Closing twice is fine."""
         with self._lock:
-            if self._pipeline is not None:
-                self._pipeline.close()
-                self._pipeline = None
+            pipeline, self._pipeline = self._pipeline, None
+            if pipeline is not None:
+                pipeline.close()
 
     def __enter__(self) -> Predictor:
         self._open_pipeline()

@@ -85,7 +85,7 @@ def prepare_crop_warp(
     mean: ArrayLike | None = None,  # (3,) RGB, 0-255
     std: ArrayLike | None = None,  # (3,) RGB, 0-255
     mirrored: Any = None,  # as out
-) -> Callable[..., None]:
+) -> Callable[[], None]:
     """Everything that can be done once: checks, kernel, arguments. What it returns only launches, and can be captured.
 
     Args:
@@ -96,8 +96,7 @@ def prepare_crop_warp(
         mirrored: takes each crop once more, with x reversed: exactly ``out[..., ::-1]``.
 
     Returns:
-        ``launch(stream=None)``: queues the kernel in the CUDA stream with this address (an int), or in CuPy's current
-        one. It allocates nothing, and keeps the arrays alive.
+        ``launch()``: queues the kernel in CuPy's current stream. It allocates nothing, and keeps the arrays alive.
 
     Raises:
         ValueError: a shape, a size or a value that does not fit, memory that is not contiguous, on another device than
@@ -138,14 +137,10 @@ def prepare_crop_warp(
         *means.ravel(),
         *stds.ravel(),
     )
-    block, external = (THREADS,), cupy.cuda.ExternalStream
+    block = (THREADS,)
 
-    def launch(stream: int | None = None) -> None:
-        if stream is None:
-            function(grid, block, arguments)
-            return
-        with external(stream):
-            function(grid, block, arguments)
+    def launch() -> None:
+        function(grid, block, arguments)
 
     return launch
 

@@ -84,8 +84,8 @@ def prepare_decode_heatmaps(
     flipped: Any = None,  # (crops, K, h, w) of the same dtype, CuPy
     flip_indices: Any = None,  # (K,) int32, CuPy
     flip_shift: bool = False,
-) -> Callable[[int], None]:
-    """Check everything once; the result puts the kernel on a stream, given as an integer, and does nothing else.
+) -> Callable[[], None]:
+    """Check everything once; the result puts the kernel on CuPy's current stream, and does nothing else.
 
     So it allocates nothing, can be captured into a CUDA graph, and reads and writes the same buffers at each launch;
     it keeps them alive. The kernel takes from ``call`` the number of crops, ``channels`` and ``place`` of each, and
@@ -118,9 +118,8 @@ def prepare_decode_heatmaps(
     number = REFINEMENTS.index(refinement)
     function, grid, block, arguments = _launch(call, heatmaps, out, mirror, number, blur_kernel, planar=False)
 
-    def launch(stream: int) -> None:
-        with cupy.cuda.ExternalStream(stream):
-            function(grid, block, arguments)
+    def launch() -> None:
+        function(grid, block, arguments)
 
     return launch
 

@@ -28,7 +28,7 @@ constexpr unsigned ALL = 0xffffffffu;                    // lanes of a warp
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 constexpr int RESIDENT = 4;                              // blocks that a multiprocessor holds: all of its 1024 threads
 #else
-constexpr int RESIDENT = SAMPLING == AREA ? 4 : 5;       // at 64 or 48 registers a thread
+constexpr int RESIDENT = 5;                              // at 48 registers a thread
 #endif
 
 // ---- The frame: pixels as words 0xxxRRGGBB, of which the top byte may hold anything --------------------------------

@@ -22,6 +22,9 @@ from edgepose import ModelSpec
 class TorchEngine:
     """See :class:`edgepose.engines.DeviceEngine`.
 
+    PyTorch does not know that a graph owns the memory between its layers: call no ``torch.cuda.empty_cache()`` while a
+    predictor of this engine is open.
+
     Args:
         path: an ONNX file of Conv, ConvTranspose, Relu, Add, MaxPool, Cast, Resize (nearest) nodes and the few others
             of the tests' painter.
@@ -46,6 +49,9 @@ class TorchEngine:
             self._constants[tensor.name] = (
                 value.to(self.device, dtype) if value.is_floating_point() and value.ndim != 1 else value
             )
+            if half and value.ndim == 4:  # as the images, so that no run has to convert the weights
+                layout = torch.channels_last
+                self._constants[tensor.name] = self._constants[tensor.name].to(memory_format=layout)
         for name, value in self._constants.items():
             if value.is_floating_point() and value.ndim == 1 and not self._is_shape(name):
                 self._constants[name] = value.to(self.device, dtype)

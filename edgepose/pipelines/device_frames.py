@@ -49,13 +49,13 @@ def is_device_frame(frame: Any) -> bool:
     return hasattr(frame, "__dlpack_device__") and frame.__dlpack_device__()[0] in _DLPACK_CUDA
 
 
-def read_frame(frame: Any, device_id: int, stream: int) -> FrameView:
+def read_frame(frame: Any, device_id: int, stream: Any) -> FrameView:
     """Find out where a frame's pixels are.
 
     Args:
         frame: host or device array, uint8, (H, W, 3) BGR, (H, W, 4) BGRA, (H, W) or (H, W, 1) grey; any strides.
         device_id: the GPU that will read it.
-        stream: the CUDA stream that will read it, which DLPack asks for.
+        stream: the CUDA stream (CuPy's) that will read it: DLPack's producer makes it wait for what is unfinished.
 
     Raises:
         InputError: another type, shape or dtype, more than 2**18 px a side, or memory of another GPU.
@@ -66,14 +66,16 @@ def read_frame(frame: Any, device_id: int, stream: int) -> FrameView:
     return view
 
 
-def _read(frame: Any, device_id: int, stream: int) -> FrameView:
-    if not is_device_frame(frame):
+def _read(frame: Any, device_id: int, stream: Any) -> FrameView:
+    if isinstance(frame, np.ndarray) or not is_device_frame(frame):
         return _read_host_frame(check_frame(frame))
-    if hasattr(frame, "__cuda_array_interface__"):
-        return _read_interface(frame, frame.__cuda_array_interface__, device_id)
+    interface = getattr(frame, "__cuda_array_interface__", None)
+    # Before version 3 the interface says nothing of streams. DLPack does: PyTorch has both, and only the first of it.
+    if interface is not None and ("stream" in interface or not hasattr(frame, "__dlpack__")):
+        return _read_interface(frame, interface, device_id)
     import cupy
 
-    with cupy.cuda.ExternalStream(stream):  # the producer makes this stream wait for what it has not finished
+    with stream:
         array = cupy.from_dlpack(frame)
     return _read_interface(array, {**array.__cuda_array_interface__, "stream": None}, device_id)
 

@@ -17,6 +17,7 @@ from edgepose.training.synthetic import MovingGarment
 MODEL = "garment-landmarks"
 pytestmark = pytest.mark.skipif(MODEL not in bundled_models(), reason="the bundled model is not in this checkout")
 FRAMES = 24
+NOISE = 2 << 20  # bytes: the driver's own, and whatever else runs on the GPU
 
 
 @pytest.fixture(scope="module")
@@ -143,24 +144,27 @@ def test_waits_for_the_stream_that_writes_the_frame(predictor: Predictor, scenes
 
 
 def test_threads(scenes: Any) -> None:
+    """Each predictor alone, then all at once: the same numbers."""
     predictors = [Predictor(torch_engine()) for _ in range(3)]
-    there = [predictors[0].predict(*scene).keypoints for scene in scenes]
-    wrong: list[int] = []
+    there = [[predictor.predict(*scene) for scene in scenes] for predictor in predictors]
+    wrong: list[tuple[int, int]] = []
 
-    def work(predictor: Predictor) -> None:
+    def work(number: int) -> None:
         for _ in range(5):
             for index, scene in enumerate(scenes):
-                if np.abs(predictor.predict(*scene).keypoints - there[index]).max() > 0.05:
-                    wrong.append(index)
+                result, expected = predictors[number].predict(*scene), there[number][index]
+                sure = expected.scores > 0.3
+                if not np.array_equal(result.keypoints[sure], expected.keypoints[sure]):
+                    wrong.append((number, index))
 
-    threads = [threading.Thread(target=work, args=(predictor,)) for predictor in predictors]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for predictor in predictors:
         predictor.close()
-    assert len(wrong) <= 3  # cuDNN may pick another algorithm in each predictor: a tie falls the other way
+    assert wrong == []
 
 
 def test_soak_without_growth(scenes: Any) -> None:
@@ -176,30 +180,20 @@ def test_soak_without_growth(scenes: Any) -> None:
         free, held = cupy.cuda.runtime.memGetInfo()[0], resident()
         for index in range(20_000):
             predictor.predict(*scenes[index % len(scenes)])
-        assert cupy.cuda.runtime.memGetInfo()[0] == free
+        assert free - cupy.cuda.runtime.memGetInfo()[0] <= NOISE
         assert resident() - held < 8 << 20
 
 
 def test_closing_gives_the_memory_back(scenes: Any) -> None:
     import cupy
+    import torch
 
-    engine = torch_engine()
     free = []
     for _ in range(4):
-        with Predictor(_Shared(engine)) as predictor:
-            predictor.predict(*scenes[0])
+        predictor = Predictor(torch_engine())
+        predictor.predict(*scenes[0])
+        predictor.close()
+        del predictor
+        torch.cuda.empty_cache()  # no graph is left that uses PyTorch's memory
         free.append(cupy.cuda.runtime.memGetInfo()[0])
-    assert free[1] == free[-1]
-
-
-class _Shared:
-    """An engine that outlives its predictors."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def close(self) -> None:
-        """Kept."""
+    assert free[1] - free[-1] <= NOISE

@@ -222,7 +222,8 @@ def test_mirrored_crops_and_unused_ones(cupy_on_cpu: Any, dtype: str, size: tupl
     launch = prepare_crop_warp(call, both[:5], sampling="area", mirrored=both[6:11], **normalise)
     cupy.cuda.Device().synchronize()
     before = cupy.statistics.copy()
-    launch(stream.ptr)
+    with stream:
+        launch()
     assert cupy.statistics["launches"] == before["launches"] + 1
     assert cupy.statistics["allocations"] == before["allocations"]
     stream.synchronize()
@@ -295,7 +296,8 @@ def test_graphs_and_streams(cupy_on_cpu: Any) -> None:
     cupy.cuda.Device().synchronize()
     with stream:
         stream.begin_capture()
-        launch(stream.ptr)
+        with stream:
+            launch()
         graph = stream.end_capture()
         held = np.zeros((2, 24, 20, 3), np.uint8)
         for (source, _), image, matrices in zip(records, frames, affines, strict=True):

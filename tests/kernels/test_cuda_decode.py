@@ -194,7 +194,8 @@ def test_a_prepared_launch_decodes_what_the_record_says(cupy_on_cpu: Any) -> Non
     cupy.cuda.Stream.null.synchronize()
     with stream:
         stream.begin_capture()
-        launch(stream.ptr)
+        with stream:
+            launch()
         graph = stream.end_capture()
     allocations = cupy_on_cpu.statistics["allocations"]
     for count in (0, 3, 4):
