@@ -108,6 +108,9 @@ class Kept:
         self.__dict__.update(vars(engine))
         self.bind = engine.bind
 
+    def warmed_up(self) -> None:
+        """Nothing to keep."""
+
     def close(self) -> None:
         """Not yet."""
 

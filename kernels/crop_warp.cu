@@ -27,6 +27,8 @@ constexpr int TOGETHER = SAMPLING == AREA ? 1 : PASSES;  // pixels that a thread
 constexpr unsigned ALL = 0xffffffffu;                    // lanes of a warp
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 constexpr int RESIDENT = 4;                              // blocks that a multiprocessor holds: all of its 1024 threads
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int RESIDENT = SAMPLING == AREA ? 4 : 5;       // at 48 registers a thread AREA would spill here
 #else
 constexpr int RESIDENT = 5;                              // at 48 registers a thread
 #endif

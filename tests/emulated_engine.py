@@ -45,6 +45,9 @@ class EmulatedEngine:
 
         return lambda stream: cupy.cuda.ExternalStream(stream).launch_host_func(compute, None)
 
+    def warmed_up(self) -> None:
+        """Nothing to keep."""
+
     def close(self) -> None:
         """Free the session."""
         self._network.close()

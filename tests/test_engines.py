@@ -120,6 +120,9 @@ def test_devices(tmp_path: Path) -> None:
         assert (engine.name, engine.device) == ("onnxruntime", "cpu")
     with pytest.raises(EngineError, match="doctor"):
         open_engine(path, spec=None, device="cuda", max_batch=1)
+    for nonsense in (None, 0, "cuda:", "cuda:-1"):
+        with pytest.raises(InputError, match="auto, cpu, cuda"):
+            open_engine(path, spec=None, device=nonsense, max_batch=1)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="auto, cpu, cuda"):
         open_engine(path, spec=None, device="tpu", max_batch=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,26 @@ def test_the_first_load_completes_the_parity_report(engine_file: Path, on_gpu: A
 
 @pytest.mark.parametrize("before", [None, b"of another GPU"])
 def test_rtx_keeps_what_it_compiled(engine_file: Path, on_gpu: Any, before: bytes | None) -> None:
+    """When the predictor is ready, not when it is closed: a service may never be."""
     cache = cache_path(engine_file)
     if before is not None:
         cache.write_bytes(before)
-    TensorRTEngine(engine_file).close()
-    assert cache.read_bytes() == b"compiled"
+    TensorRTEngine(engine_file).close()  # without the parity check's run in what follows
+    predictor = Predictor(engine_file, max_batch=1)
+    assert cache.read_bytes() == b"fake 1"
+    predictor.close()
     written = cache.stat().st_mtime_ns
-    TensorRTEngine(engine_file).close()
+    Predictor(engine_file, max_batch=1).close()
     assert cache.stat().st_mtime_ns == written
+    Predictor(engine_file, max_batch=4).close()  # more shapes, more kernels
+    assert cache.read_bytes() == b"fake 1 2 4"
+
+
+def test_a_cache_that_cannot_be_read_is_said(engine_file: Path, on_gpu: Any, caplog: pytest.LogCaptureFixture) -> None:
+    cache_path(engine_file).mkdir()
+    Predictor(engine_file, max_batch=1).close()
+    assert "compiles its kernels again" in caplog.text
+    assert "cannot be kept" in caplog.text
 
 
 def test_an_engine_that_computes_something_else_is_refused(engine_file: Path, on_gpu: Any) -> None:
@@ -195,6 +208,7 @@ def test_without_a_gpu(engine_file: Path, cupy_on_cpu: Any, monkeypatch: pytest.
 
 
 def test_without_cupy(engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "cupy", None)
+    monkeypatch.setattr(tensorrt_api, "gpu_here", lambda device=None: Gpu("NVIDIA Fake", "sm86"))
+    monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(MissingDependencyError, match="CuPy"):
         Predictor(engine_file)

@@ -66,6 +66,9 @@ class TorchEngine:
 
         return run
 
+    def warmed_up(self) -> None:
+        """Nothing to keep."""
+
     def close(self) -> None:
         """Drop the weights."""
         self._constants = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -94,6 +96,10 @@ class DeviceEngine(Protocol):
         """
         ...
 
+    def warmed_up(self) -> None:
+        """Every run that will be used has run once: the moment to keep what was compiled on the way, if anything."""
+        ...
+
     def close(self) -> None:
         """Free the network; nothing may be running. Closing twice is fine."""
         ...
@@ -101,7 +107,7 @@ class DeviceEngine(Protocol):
 
 def check_device(device: str) -> str:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as it is. Raises InputError for anything else."""
-    if device in ("auto", "cpu", "cuda") or (device.startswith("cuda:") and device[5:].isdecimal()):
+    if isinstance(device, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         return device
     raise InputError(f"device must be auto, cpu, cuda, or cuda:0, cuda:1, ... (a certain GPU), got {device!r}")
 
@@ -132,10 +138,12 @@ def open_engine(
 
         return TensorRTEngine(path, spec=spec, device_id=int(device[5:]) if device.startswith("cuda:") else 0)
     if device.startswith("cuda"):
+        engine = path.with_suffix(".engine")
         raise EngineError(
             f"device={device!r} needs an engine built for the GPU, and {path.name} is an ONNX file. Build one on the "
-            f"machine that will run it and open that: edgepose build {path} --precision fp16, then "
-            f"Predictor('{path.stem}.engine'). `edgepose doctor` shows what this machine lacks for it"
+            f"machine that will run it and open that: edgepose build {shlex.quote(str(path))} -o "
+            f"{shlex.quote(str(engine))}, then Predictor({str(engine)!r}). `edgepose doctor` shows what this machine "
+            "lacks for it"
         )
     from edgepose.engines.onnxruntime import OnnxRuntimeEngine
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -43,12 +42,6 @@ class TensorRTEngine:
     def __init__(self, path: str | Path, *, spec: ModelSpec | None = None, device_id: int = 0) -> None:
         path = Path(path)
         info, data = read_engine(path)
-        try:
-            import cupy
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"a GPU engine needs CuPy, which cannot be imported ({error}); `edgepose doctor` tells which to install"
-            ) from error
         gpu = tensorrt_api.gpu_here(device_id)
         if gpu is None:
             raise EngineError(
@@ -57,6 +50,12 @@ class TensorRTEngine:
             )
         # The GPU comes first: the TensorRT that built the engine may not exist for it, so nobody should install that.
         check_runs_here(info, path, flavour=info.flavour, version=info.version, sm=gpu.sm, gpu_name=gpu.name)
+        try:
+            import cupy
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"a GPU engine needs CuPy, which cannot be imported ({error}); `edgepose doctor` tells which to install"
+            ) from error
         api = tensorrt_api.load(info.flavour)
         check_runs_here(info, path, flavour=api.name, version=api.version, sm=gpu.sm, gpu_name=gpu.name)
         self._path, self._api, self._cupy = path, api, cupy
@@ -72,7 +71,7 @@ class TensorRTEngine:
             self._workspace_bytes = max(int(self._engine.device_memory_size_v2), 1)
             self._workspace: Any = self._pool.malloc(self._workspace_bytes)
             self._cache: Any = None
-            self._cache_is_kept = False
+            self._cache_read = b""
             self._rtx_config = self._configure_rtx() if api.is_rtx else None
             if info.parity.scope == "graph":
                 self._info = self._complete_parity()
@@ -111,12 +110,21 @@ class TensorRTEngine:
 
         return run
 
-    def close(self) -> None:
-        """Free engine and workspace; contexts that are still referred to die with their closures.
+    def warmed_up(self) -> None:
+        """TensorRT-RTX keeps the kernels that it compiled beside the engine (``model.engine.cache``): the next load
+        takes them from there."""
+        if self._cache is None:
+            return
+        compiled = bytes(memoryview(self._cache.serialize()))
+        if compiled == self._cache_read:
+            return
+        try:
+            write_atomically(cache_path(self._path), compiled)
+        except OSError as error:
+            _log.warning("kernels of %s cannot be kept (%s): each load compiles them again", self._path, error)
 
-        TensorRT-RTX: keeps the kernels that it compiled beside the engine (``model.engine.cache``) for the next load.
-        """
-        self._keep_cache()
+    def close(self) -> None:
+        """Free engine and workspace; contexts that are still referred to die with their closures."""
         self._rtx_config = self._cache = None
         self._engine = self._workspace = self._runtime = None
         self._pool.free_all_blocks()
@@ -151,20 +159,16 @@ class TensorRTEngine:
         config.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED  # the pipeline captures all of it itself
         config.dynamic_shapes_kernel_specialization_strategy = module.DynamicShapesKernelSpecializationStrategy.EAGER
         self._cache = config.create_runtime_cache()
-        with contextlib.suppress(FileNotFoundError):
-            # False: another GPU's or another version's. RTX then compiles anew, and close writes a new one.
-            self._cache_is_kept = bool(self._cache.deserialize(cache_path(self._path).read_bytes()))
+        path = cache_path(self._path)
+        try:
+            self._cache_read = path.read_bytes()
+            self._cache.deserialize(self._cache_read)  # False: of another GPU or version; RTX compiles anew
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning("%s cannot be read (%s): TensorRT-RTX compiles its kernels again", path, error)
         config.set_runtime_cache(self._cache)
         return config
-
-    def _keep_cache(self) -> None:
-        """Beside the engine, for the next load."""
-        if self._cache is None or self._cache_is_kept:
-            return
-        try:
-            write_atomically(cache_path(self._path), bytes(memoryview(self._cache.serialize())))
-        except OSError as error:
-            _log.warning("kernels of %s cannot be kept (%s): each load compiles them again", self._path, error)
 
     def _check_buffer(self, name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         fits = array.shape[1:] == shape[1:] and self.min_batch <= len(array) <= self.max_batch
@@ -177,7 +181,8 @@ class TensorRTEngine:
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Host arrays (N, 3, h, w) float32 -> (N, K, h', w') float32, min_batch <= N <= max_batch; for checks."""
         cupy = self._cupy
-        with cupy.cuda.Device(self.device_id), cupy.cuda.Stream(non_blocking=True) as stream:
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with cupy.cuda.Device(self.device_id), stream, cupy.cuda.using_allocator(self._pool.malloc):
             source = cupy.asarray(images.astype(self.input_dtype))
             target = cupy.zeros((len(images), *self._info.output.shape[1:]), self.output_dtype)
             self.bind(source, target)(stream.ptr)

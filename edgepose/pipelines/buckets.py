@@ -30,7 +30,7 @@ def batch_buckets(min_batch: int, max_batch: int, wanted: int, *, flip_test: boo
     if not sizes:
         raise EngineError(
             f"the engine takes {min_batch} to {max_batch} crops in a run and max_batch is {wanted}: raise max_batch to "
-            f"{min_batch}, or build the engine with a smaller batch (edgepose build --min 1)"
+            f"{min_batch}, or build the engine with a smaller batch (edgepose build --min-batch 1)"
         )
     return sizes
 

@@ -116,6 +116,7 @@ class DevicePipeline:
                 self._allocate()
                 for size in self._sizes:
                     self._buckets[size] = self._prepare(size)
+            engine.warmed_up()
 
     # The pipeline's buffers -------------------------------------------------------------------------
 
@@ -191,6 +192,8 @@ class DevicePipeline:
         except Exception as error:
             with contextlib.suppress(Exception):  # the capture is broken, but the stream must leave it
                 self._stream.end_capture()
+            if isinstance(error, self._cupy.cuda.memory.OutOfMemoryError):
+                raise
             raise EngineError(
                 f"{self.engine.name} cannot be captured into a CUDA graph ({error}): pass cuda_graph=False to Predictor"
             ) from error

@@ -80,7 +80,7 @@ class WindowUpload:
         rows, width, channels = view.shape
         row_bytes = -(-width * channels // 4) * 4
         if rows * row_bytes > len(self._staging):
-            self._allocate(rows * row_bytes)
+            self._allocate(max(rows * row_bytes, frame.host.size))  # the whole frame: a box may come nearer every frame
         pixels = np.ndarray(view.shape, np.uint8, self._staging.data, 0, (row_bytes, channels, 1))
         step = max(1, PIECE // max(row_bytes, 1))
         for first in range(0, rows, step):

@@ -239,7 +239,8 @@ def memset(address: int, value: int, size: int, queue: Queue, keep: Any = None) 
     queue.submit(Operation(lambda: ctypes.memset(address, value, size), [(address, size)], keep))
 
 
-class OutOfMemoryError(MemoryError): ...
+class OutOfMemoryError(MemoryError):
+    __module__ = "cupy.cuda.memory"
 
 
 class MemoryPool:

@@ -47,6 +47,8 @@ statistics: Counter[str] = Counter()  # allocations, pinned_allocations, launche
 class CUDARuntimeError(RuntimeError):
     """As ``cupy.cuda.runtime.CUDARuntimeError``; ``detail`` is what the model can say beyond CUDA."""
 
+    __module__ = "cupy_backends.cuda.api.runtime"
+
     def __init__(self, status: int, detail: str = "") -> None:
         self.status = status
         super().__init__(ERRORS[status] + (f" ({detail})" if detail else ""))

@@ -175,7 +175,7 @@ def test_only_the_window_that_the_boxes_need_is_uploaded(
 
 
 def test_a_larger_frame_makes_room(open_gpu: Open, cupy_on_cpu: Any, tmp_path: Path) -> None:
-    """Frames beyond 1920x1080: staging memory and graphs are made anew, once."""
+    """Windows beyond 1920x1080: the memory of the window is made anew, once; the graphs stay."""
     rng = np.random.default_rng(0)
     small = cv2.resize(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8), (600, 400))
     large = cv2.resize(small, (3000, 2000))
@@ -187,6 +187,66 @@ def test_a_larger_frame_makes_room(open_gpu: Open, cupy_on_cpu: Any, tmp_path: P
         assert_same(predictor.predict(frame, boxes), on_cpu(spec, tmp_path, frame, boxes), tolerance=0.1)
         grown = (cupy_on_cpu.statistics - before)["allocations"]
         assert (grown > 0) == (frame is large)
+
+
+def test_a_failed_growth_changes_nothing(
+    open_gpu: Open, cupy_on_cpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory on a large frame: that call fails, the next ones are right."""
+    rng = np.random.default_rng(0)
+    small = cv2.resize(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8), (600, 400))
+    large = cv2.resize(small, (3000, 2000))
+    spec = painter_spec()
+    predictor = open_gpu(spec, max_batch=1)
+    box = [[0.0, 0, 599, 399]]
+    expected = on_cpu(spec, tmp_path, small, box)
+    with monkeypatch.context() as patch:
+
+        def fail(*_: Any) -> None:
+            raise cupy_on_cpu.cuda.memory.OutOfMemoryError(0, 0, 0)
+
+        patch.setattr(predictor._pipeline._pool, "malloc", fail)
+        with pytest.raises(EngineError, match="lower max_batch"):
+            predictor.predict(large, [[0, 0, 2999, 1999]])
+    assert_same(predictor.predict(small, box), expected)
+    expected = on_cpu(spec, tmp_path, large, [[0, 0, 2999, 1999]])
+    assert_same(predictor.predict(large, [[0, 0, 2999, 1999]]), expected, tolerance=0.1)
+
+
+def test_nothing_is_under_way_after_an_error(
+    open_gpu: Open, scene: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between upload and download: the caller's frame and the pinned memory are not in use any more."""
+    frame, boxes = scene
+    predictor = open_gpu(painter_spec(), max_batch=2)
+    expected = predictor.predict(frame, boxes)
+    pipeline = predictor._pipeline
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgepose.geometry.crops_see_frame", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            predictor.predict(frame, boxes)
+    assert pipeline._stream.done
+    np.testing.assert_array_equal(predictor.predict(frame, boxes).keypoints, expected.keypoints)
+
+
+def test_closing_after_a_cuda_error_frees_all_the_same(
+    open_gpu: Open, cupy_on_cpu: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor = open_gpu(painter_spec(), max_batch=1)
+    pipeline = predictor._pipeline
+
+    def fail() -> None:
+        raise cupy_on_cpu.cuda.runtime.CUDARuntimeError(700)
+
+    monkeypatch.setattr(pipeline._stream, "synchronize", fail)
+    predictor.close()
+    predictor.close()
+    assert pipeline.engine.closed
+    assert "cudaErrorIllegalAddress" in caplog.text
 
 
 def test_results_are_the_callers(open_gpu: Open, scene: tuple[np.ndarray, np.ndarray]) -> None:
@@ -262,7 +322,6 @@ def test_cudas_errors_become_ours(open_gpu: Open, cupy_on_cpu: Any, monkeypatch:
 
     with monkeypatch.context() as patch:
         patch.setattr(cupy_on_cpu.cuda.runtime, "memcpyAsync", fail)
-        patch.setattr(cupy_on_cpu.cuda.runtime.CUDARuntimeError, "__module__", "cupy_backends.cuda.api.runtime")
         with pytest.raises(EngineError, match="CUDA says: cudaErrorIllegalAddress"):
             predictor.predict(np.zeros((20, 20, 3), np.uint8), [[0, 0, 10, 10]])
 
