@@ -144,6 +144,24 @@ def test_a_category_is_cut_out_of_the_last_layer(tmp_path: Path) -> None:
     assert flip_indices[136 - start] == 140 - start
 
 
+def test_activations_that_overflow_float16_are_seen(tmp_path: Path) -> None:
+    """Every weight fits, and so do the heatmaps; a layer between them is at 1e6. ONNX Runtime's CPU would not mind."""
+    landmarks = DEEPFASHION["upper"]
+    network = small_network(len(landmarks.keypoint_names))
+    *deconvolutions, last = (
+        m for m in network.head.modules() if isinstance(m, (torch.nn.ConvTranspose2d, torch.nn.Conv2d))
+    )
+    with torch.no_grad():
+        for layer in deconvolutions:
+            layer.weight *= 100
+        last.weight *= 1e-3
+    path = tmp_path / "m.onnx"
+    with pytest.raises(ModelError, match="activations may not fit into float16"):
+        export_onnx(network, spec_of(landmarks), path, precision="fp16")
+    assert not path.exists()
+    export_onnx(network, spec_of(landmarks), path)
+
+
 def test_fp16_is_a_half_precision_network(tmp_path: Path) -> None:
     network = small_network(8)
     path = tmp_path / "half.onnx"
