@@ -30,8 +30,8 @@ class Timings:
 
     On a GPU with CUDA graphs the device runs upload, crop, network and decoder as one piece, which cannot be timed
     apart: there ``crop`` is the host's work before it (geometry, copying the frame to pinned memory), ``network`` the
-    wait for the GPU, ``decode`` the host's work after it. With ``Predictor(..., cuda_graph=False)`` the three are the
-    GPU's own times of the stages.
+    wait for the GPU, ``decode`` the host's work after it. With ``Predictor(..., cuda_graph=False)`` the three are
+    times between CUDA events around the stages, in which the GPU also waits for the host.
 
     Attributes:
         crop: frame and boxes -> network input.

@@ -116,10 +116,16 @@ class FakeContext:
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
         self._workspace = 0
+        self.active_optimization_profile = -1  # as the second context of an engine in older versions
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        assert stream > 2  # not the default one
+        self.active_optimization_profile = profile
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._shape = shape
-        return name == "images"
+        return name == "images" and self.active_optimization_profile == 0
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address

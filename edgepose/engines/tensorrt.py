@@ -91,6 +91,7 @@ class TensorRTEngine:
             context = self._create_context()
             accepted = (
                 context is not None
+                and self._select_profile(context)
                 and context.set_input_shape(self._info.input.name, tuple(images.shape))
                 and context.set_tensor_address(self._info.input.name, images.data.ptr)
                 and context.set_tensor_address(self._info.output.name, heatmaps.data.ptr)
@@ -150,6 +151,13 @@ class TensorRTEngine:
         """One with our workspace."""
         strategy = self._api.module.ExecutionContextAllocationStrategy.USER_MANAGED
         return self._engine.create_execution_context(self._rtx_config if self._api.is_rtx else strategy)
+
+    def _select_profile(self, context: Any) -> bool:
+        """The only one; older versions choose it by themselves for an engine's first context and for no other."""
+        if context.active_optimization_profile == 0:
+            return True
+        stream = self._cupy.cuda.get_current_stream()
+        return bool(context.set_optimization_profile_async(0, stream.ptr))
 
     def _configure_rtx(self) -> Any:
         """RTX compiles its kernels for the shapes at once, not in the background while we run, and remembers them."""
