@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgepose.build import BuildOptions, BuiltEngine, build_engine
+    from edgepose.crops import Crops
+    from edgepose.enginefile import EngineInfo
     from edgepose.errors import EdgePoseError, EngineError, InputError, MissingDependencyError, ModelError
     from edgepose.frames import whole_image_box
     from edgepose.models import bundled_models
+    from edgepose.parity import ParityReport
     from edgepose.predictor import Predictor
     from edgepose.result import PoseResult, Timings
     from edgepose.spec import ModelSpec
@@ -28,12 +31,15 @@ if TYPE_CHECKING:
 __all__ = [
     "BuildOptions",
     "BuiltEngine",
+    "Crops",
     "EdgePoseError",
     "EngineError",
+    "EngineInfo",
     "InputError",
     "MissingDependencyError",
     "ModelError",
     "ModelSpec",
+    "ParityReport",
     "PoseResult",
     "Predictor",
     "Timings",
@@ -46,12 +52,15 @@ __all__ = [
 _HOMES = {
     "BuildOptions": "edgepose.build",
     "BuiltEngine": "edgepose.build",
+    "Crops": "edgepose.crops",
     "EdgePoseError": "edgepose.errors",
     "EngineError": "edgepose.errors",
+    "EngineInfo": "edgepose.enginefile",
     "InputError": "edgepose.errors",
     "MissingDependencyError": "edgepose.errors",
     "ModelError": "edgepose.errors",
     "ModelSpec": "edgepose.spec",
+    "ParityReport": "edgepose.parity",
     "PoseResult": "edgepose.result",
     "Predictor": "edgepose.predictor",
     "Timings": "edgepose.result",

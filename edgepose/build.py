@@ -5,7 +5,8 @@
 
 Three steps: the graph gets its precision (:mod:`edgepose.precision`), its landmarks are compared with the float32
 model's (:mod:`edgepose.parity`), and TensorRT builds it. The comparison comes first, because it can refuse, and on a
-slow machine TensorRT takes minutes. Nothing is written before all three are done.
+slow machine TensorRT takes minutes. Nothing is written before all three are done; that the folder can be written to is
+seen first.
 
 TF32 is switched off: with it, an engine from a float32 graph rounds to 10 bits of mantissa, as float16 does. Timing
 caches are left out: TensorRT-RTX ignores them, and elsewhere a build happens once.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -26,6 +27,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from edgepose.build_model import check_io, choose_spec, read_model
 from edgepose.build_trt import build_network
 from edgepose.crops import Crops
 from edgepose.enginefile import (
@@ -33,11 +35,13 @@ from edgepose.enginefile import (
     BuildOptions,
     EngineInfo,
     Precision,
+    cache_path,
     parity_path,
     platform_here,
+    sidecar_path,
 )
 from edgepose.errors import EngineError, InputError, MissingDependencyError, ModelError
-from edgepose.files import write_atomically
+from edgepose.files import check_writable, write_all_atomically
 from edgepose.models import ENGINE_SUFFIXES, bundled_models, find_model
 from edgepose.parity import ParityReport, Reference, compare, run_in_batches
 from edgepose.precision import rounded_to_fp16, to_fp16, to_fp32
@@ -46,8 +50,8 @@ from edgepose.tensorrt_api import Api, Gpu, gpu_here, load
 
 __all__ = ["BuildOptions", "BuiltEngine", "build_engine"]
 
-DEFAULT_PROFILE = (1, 4, 16)
 CropSource = Callable[[ModelSpec], Crops]
+Photos = str | Path | Sequence[str | Path]
 Progress = Callable[[str, float], None]
 
 
@@ -73,7 +77,7 @@ def build_engine(
     precision: Precision = "fp16",
     profile: tuple[int, int, int] | None = None,
     spec: ModelSpec | str | Path | None = None,
-    crops: Crops | CropSource | str | Path | None = None,
+    crops: Crops | CropSource | Photos | None = None,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> BuiltEngine:
@@ -88,9 +92,10 @@ def build_engine(
         precision: ``fp16`` or ``fp32``: of the whole network, input and output included.
         profile: smallest, best and largest batch. None: 1, 4 and 16; a model with a fixed batch gives its own.
         spec: used in place of the one in the model's metadata, or the path of a JSON file; None: the model's own.
-        crops: the pictures to compare on: photos by path (a folder or one file, whole pictures), :class:`Crops`, or a
-            function of the spec that gives some. None: drawn shapes, see :mod:`edgepose.crops`; photos of the model's
-            own domain say more.
+        crops: the pictures to compare on, stored in the .parity.npz beside the engine: photos by path (a folder, a
+            file, or several files; whole pictures, the first 100), :class:`Crops`, or a function of the spec that gives
+            some. None: drawn shapes, see :mod:`edgepose.crops`, since those need no renderer; `edgepose build` renders
+            garments. Photos of the model's own domain say more than either.
         options: TensorRT flavour, targets, optimisation level, and so on.
         progress: called as progress(what is being done, how far 0 to 1).
 
@@ -99,25 +104,27 @@ def build_engine(
         ModelError: there is no such model, it is not usable, it has no spec or contradicts it, TensorRT cannot parse
             it, or it does not fit into float16.
         EngineError: the engine's landmarks would be too far from the float32 model's (unless ``options.force``);
-            TensorRT is too old, needs a GPU here, or failed.
+            TensorRT is too old, needs a GPU here, or failed; the files cannot be written.
         MissingDependencyError: TensorRT is not installed.
     """
-    options = options or BuildOptions()
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    options = BuildOptions() if options is None else options
+    _check_arguments(model, output, precision, spec, options)
+    profile = None if profile is None else _check_profile(profile)
     report_to = progress or (lambda stage, fraction: None)
-    if Path(model).suffix.lower() in ENGINE_SUFFIXES:
-        raise InputError(f"{model} is an engine: pass the ONNX file that it is built from")
     path = find_model(model)
     target = _output_path(path, output)
+    try:
+        check_writable(target.parent)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
     api = load(options.flavour)
     gpu = gpu_here()
     targets = _targets(api, gpu, options)
 
     report_to("reading the model", 0.0)
-    source, sha256 = _read_model(path)
-    chosen = _choose_spec(source, spec, path)
-    batches = _check_io(source, chosen, profile, str(path))
+    source, sha256 = read_model(path)
+    chosen = choose_spec(source, spec, path)
+    batches = check_io(source, chosen, profile, str(path))
     report_to(f"converting to {precision}", 0.0)
     graph = to_fp16(source) if precision == "fp16" else to_fp32(source)
 
@@ -145,7 +152,7 @@ def build_engine(
         platform=platform_here(),
         targets=targets,
         gpu="" if api.is_rtx or gpu is None else gpu.name,
-        onnx=str(model) if path in bundled_models().values() else path.name,
+        onnx=path.stem if _is_bundled(path) else path.name,
         onnx_sha256=sha256,
         spec_given=spec is not None,
         engine_bytes=len(network.engine),
@@ -156,20 +163,47 @@ def build_engine(
         seconds=round(seconds, 2),
         edgepose=version("edgepose"),
     )
-    # The sidecar comes last: until it is there, an old one does not match the new engine, and says so.
-    write_atomically(target, network.engine)
-    reference.write(parity_path(target))
-    info.write(target)
+    _write(target, network.engine, reference, info)
     return BuiltEngine(target, info, network.warnings)
 
 
 # Where and what for -----------------------------------------------------------------------------------
 
 
+def _check_arguments(model: object, output: object, precision: object, spec: object, options: object) -> None:
+    for name, value, kinds in (
+        ("model", model, (str, Path)),
+        ("output", output, (str, Path, type(None))),
+        ("spec", spec, (ModelSpec, str, Path, type(None))),
+        ("options", options, (BuildOptions,)),
+    ):
+        if not isinstance(value, kinds):
+            expected = ", ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise InputError(f"{name} must be one of {expected}, got {value!r}")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if Path(str(model)).suffix.lower() in ENGINE_SUFFIXES:
+        raise InputError(f"{model} is an engine: pass the ONNX file that it is built from")
+
+
+def _check_profile(profile: Sequence[int]) -> tuple[int, int, int]:
+    chosen = tuple(profile) if isinstance(profile, (list, tuple)) else ()
+    if (
+        len(chosen) != 3
+        or any(type(size) is not int for size in chosen)
+        or not 1 <= chosen[0] <= chosen[1] <= chosen[2]
+    ):
+        raise InputError(f"profile must be three batch sizes, 1 <= min <= opt <= max, got {profile!r}")
+    return chosen
+
+
+def _is_bundled(model: Path) -> bool:
+    return model.resolve() in {path.resolve() for path in bundled_models().values()}
+
+
 def _output_path(model: Path, output: str | Path | None) -> Path:
-    bundled = model in bundled_models().values()
     if output is None:
-        return Path.cwd() / f"{model.stem}.engine" if bundled else model.with_suffix(".engine")
+        return Path.cwd() / f"{model.stem}.engine" if _is_bundled(model) else model.with_suffix(".engine")
     path = Path(output)
     if path.is_dir():
         return path / f"{model.stem}.engine"
@@ -178,6 +212,31 @@ def _output_path(model: Path, output: str | Path | None) -> Path:
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} does not exist: create it first")
     return path
+
+
+def _cannot_write(target: Path, error: OSError) -> EngineError:
+    return EngineError(
+        f"{target} and the files beside it cannot be written ({error.strerror or error}): make room or allow it, or "
+        "name another place (output=, or -o on the command line)"
+    )
+
+
+def _write(target: Path, engine: bytes, reference: Reference, info: EngineInfo) -> None:
+    """The three files, all of them or none.
+
+    The sidecar's new name comes last: until it is there, an old one does not match the new engine, and says so.
+    """
+    try:
+        write_all_atomically(
+            {
+                target: engine,
+                parity_path(target): reference.to_bytes(),
+                sidecar_path(target): info.to_json().encode(),
+            }
+        )
+        cache_path(target).unlink(missing_ok=True)  # kernels of the engine that was replaced
+    except OSError as error:
+        raise _cannot_write(target, error) from error
 
 
 def _targets(api: Api, gpu: Gpu | None, options: BuildOptions) -> tuple[str, ...]:
@@ -211,86 +270,19 @@ def _targets(api: Api, gpu: Gpu | None, options: BuildOptions) -> tuple[str, ...
     return tuple(name for name in known if int(name[2:]) >= 80 or (gpu is not None and gpu.sm == name))
 
 
-# The model --------------------------------------------------------------------------------------------
-
-
-def _read_model(path: Path) -> tuple[onnx.ModelProto, str]:
-    """The model with its weights loaded, and the SHA-256 of its file, external weights included."""
-    try:
-        data = path.read_bytes()
-        model = onnx.load_model_from_string(data)
-        digest = hashlib.sha256(data)
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-            digest.update(model.SerializeToString(deterministic=True))
-    except Exception as error:  # protobuf's DecodeError has no public class that stays the same between versions
-        raise ModelError(
-            f"{path} is not an ONNX model: it may be cut off, or another kind of file ({error})"
-        ) from error
-    if len(model.graph.output) != 1 or len(_inputs(model)) != 1:
-        names = [value.name for value in (*_inputs(model), *model.graph.output)]
-        raise ModelError(
-            f"{path}: a heatmap model has one input and one output, this one has {', '.join(names) or 'none'}"
-        )
-    return model, digest.hexdigest()
-
-
-def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in weights]
-
-
-def _choose_spec(model: onnx.ModelProto, spec: ModelSpec | str | Path | None, path: Path) -> ModelSpec:
-    if spec is None:
-        return ModelSpec.from_metadata({item.key: item.value for item in model.metadata_props}, source=str(path))
-    return spec if isinstance(spec, ModelSpec) else ModelSpec.from_file(spec)
-
-
-def _check_io(
-    model: onnx.ModelProto, spec: ModelSpec, profile: tuple[int, int, int] | None, source: str
-) -> tuple[int, int, int]:
-    """The batch sizes to build for, after checking input and output against the spec."""
-    (value,) = _inputs(model)
-    shape = _known_shape(value)
-    for what, found, size, channels in (
-        ("input", shape, spec.input_size, 3),
-        ("output", _known_shape(model.graph.output[0]), spec.heatmap_size, spec.num_keypoints),
-    ):
-        wanted = (None, channels, size[1], size[0])
-        if len(found) != 4 or any(have and want and have != want for have, want in zip(found, wanted, strict=True)):
-            raise ModelError(
-                f"{source}: model and spec disagree on the {what}: the model has {found}, the spec says {wanted} "
-                "(batch, channels, height, width; None is any). Correct the spec, or pass the model that it belongs to"
-            )
-    fixed = shape[0]
-    chosen = profile or ((fixed,) * 3 if fixed else DEFAULT_PROFILE)
-    if (
-        len(chosen) != 3
-        or any(type(size) is not int for size in chosen)
-        or not 1 <= chosen[0] <= chosen[1] <= chosen[2]
-    ):
-        raise InputError(f"profile must be three batch sizes, 1 <= min <= opt <= max, got {chosen!r}")
-    if fixed and chosen != (fixed,) * 3:
-        raise InputError(
-            f"{source} takes batches of {fixed} only, so a profile of {chosen} is impossible: leave it out, or export "
-            "the model with a dynamic batch"
-        )
-    return chosen
-
-
-def _known_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim)
-
-
 # The comparison -----------------------------------------------------------------------------------------
 
 
-def _choose_crops(crops: Crops | CropSource | str | Path | None, spec: ModelSpec) -> Crops:
+def _choose_crops(crops: Crops | CropSource | Photos | None, spec: ModelSpec) -> Crops:
     if crops is None:
         return Crops.drawn(spec)
-    if isinstance(crops, (str, Path)):
+    if isinstance(crops, (str, Path)) or (
+        isinstance(crops, Sequence) and all(isinstance(path, (str, Path)) for path in crops)
+    ):
         return Crops.from_photos(crops, spec)
-    chosen = crops if isinstance(crops, Crops) else crops(spec)
+    chosen = crops(spec) if callable(crops) else crops
+    if not isinstance(chosen, Crops):
+        raise InputError(f"crops must be Crops, a function that returns Crops, or paths of photos, got {chosen!r}")
     w, h = spec.input_size
     if chosen.images.dtype != np.uint8 or chosen.images.ndim != 4 or chosen.images.shape[1:] != (h, w, 3):
         raise InputError(f"crops must be (N, {h}, {w}, 3) uint8, got {chosen.images.shape} {chosen.images.dtype}")
@@ -319,7 +311,7 @@ def _compare_graphs(
             nonlocal done
             report_to(f"comparing on {len(images)} crops", min(1.0, done / total))
             done += len(part)
-            return np.asarray(session.run(None, {name: part})[0])
+            return _run_session(session, name, part, spec)
 
         # Small batches: what a crop gives does not depend on its neighbours, and progress moves.
         return run_in_batches(batch, inputs, (profile[0], profile[1], max(profile[0], min(4, profile[2]))))
@@ -331,6 +323,27 @@ def _compare_graphs(
         found = expected
     report = compare(expected, found, spec, scope="graph", source=crops.source)
     return Reference.from_heatmaps(crops, expected, spec), report
+
+
+def _run_session(session: Any, name: str, part: NDArray[np.float32], spec: ModelSpec) -> NDArray[Any]:
+    """Heatmaps of a batch (n, 3, h, w)."""
+    batch = len(part)
+    advice = (
+        "if a node fixes the batch, a Reshape for instance, export the model with a dynamic batch, or build it for the "
+        "batch that it is made for (profile=(1, 1, 1), or --min-batch 1 --max-batch 1)"
+    )
+    try:
+        heatmaps = np.asarray(session.run(None, {name: part})[0])
+    except Exception as error:  # ONNX Runtime raises a dozen classes of its own, and plain RuntimeError
+        reason = " ".join(str(error).split())[:400]
+        raise ModelError(f"the model does not run on a batch of {batch} in ONNX Runtime: {reason}; {advice}") from error
+    wanted = (batch, spec.num_keypoints, *spec.heatmap_size[::-1])
+    if heatmaps.shape != wanted:
+        raise ModelError(
+            f"the model returns heatmaps {heatmaps.shape} for a batch of {batch}, by the spec they are {wanted} "
+            f"(batch, landmarks, height, width): correct the spec; or, {advice}"
+        )
+    return heatmaps
 
 
 def _session(model: onnx.ModelProto) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Column, Table
 
-from edgepose.console import console, messages
+from edgepose.console import console, messages, print_rows
 from edgepose.errors import EdgePoseError, InputError
 
 if TYPE_CHECKING:
@@ -52,40 +52,56 @@ def build(
     *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A folder; or an .engine file, for one model. Default: beside."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="A folder, which is made if need be; or an .engine file, for one model. (default: beside the model; a "
+            "bundled model's engine goes to the current folder)",
+        ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Of the whole network, input and output included.")] = (
         Precision.fp16
     ),
-    smallest: Annotated[int | None, typer.Option("--min", min=1, help="Smallest batch. [default: 1]")] = None,
-    best: Annotated[int | None, typer.Option("--opt", min=1, help="Batch to be fastest at. [default: 4]")] = None,
-    largest: Annotated[int | None, typer.Option("--max", min=1, help="Largest batch. [default: 16]")] = None,
+    min_batch: Annotated[int | None, typer.Option(min=1, help="Smallest batch. (default: 1)")] = None,
+    opt_batch: Annotated[int | None, typer.Option(min=1, help="Batch to be fastest at. (default: 4)")] = None,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Largest batch. (default: 16)")] = None,
     opt_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="0 builds fast, 5 tries everything. [default: TensorRT's, 3]")
+        int | None, typer.Option(min=0, max=5, help="0 builds fast, 5 tries everything. (default: TensorRT's, 3)")
     ] = None,
     aux_streams: Annotated[
-        int | None, typer.Option(min=0, help="Streams for parallel branches, as HRNet has. [default: TensorRT decides]")
+        int | None, typer.Option(min=0, help="Streams for parallel branches, as HRNet has. (default: TensorRT decides)")
     ] = None,
-    workspace: Annotated[int | None, typer.Option(min=1, help="Limit of scratch memory, MiB.")] = None,
+    workspace: Annotated[
+        int | None, typer.Option(min=1, help="Limit of scratch memory, MiB. (default: all that the GPU has)")
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="tensorrt-rtx: a compute capability, as sm86; repeat it for several. [default: sm80 and later]"
+            help="tensorrt-rtx: a compute capability, as sm86; repeat it for several. (default: sm80 and later)"
         ),
     ] = None,
     photos: Annotated[
-        Path | None, typer.Option(help="Compare precisions on these photos: a folder or a file, one object fills each.")
+        Path | None,
+        typer.Option(
+            help="Compare precisions on these photos, which one object fills each: a folder, of which the first 100 "
+            f"are taken, or a file. (default: {RENDERED} rendered garments)"
+        ),
     ] = None,
-    spec: Annotated[Path | None, typer.Option("--spec", help="JSON file that says what the model expects.")] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option("--spec", help="JSON file that says what the model expects. (default: the model's own spec)"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Keep an engine that differs too much.")] = False,
     flavour: Annotated[
-        Flavour | None, typer.Option(help="[default: full TensorRT if it is installed, else TensorRT-RTX]")
+        Flavour | None,
+        typer.Option(help="Which TensorRT builds it. (default: full TensorRT if it is installed, else TensorRT-RTX)"),
     ] = None,
 ) -> None:
     """Build TensorRT engines, and report how far their landmarks are from the float32 model's.
 
     Writes the engine, a sidecar that the runtime needs (.engine.json), and the crops that the report was made on
-    (.engine.parity.npz), so that it can be repeated where the engine runs.
+    (.engine.parity.npz), so that it can be repeated where the engine runs. The crops can be looked at: whoever gets
+    the engine gets the photos.
     """
     from edgepose.build import BuildOptions, build_engine
 
@@ -94,12 +110,12 @@ def build(
         targets=tuple(target or ()),
         optimization_level=opt_level,
         aux_streams=aux_streams,
-        workspace=workspace << 20 if workspace else None,
+        workspace_mib=workspace,
         force=force,
     )
     found = _find_models(models)
+    profile = _profile(min_batch, opt_batch, max_batch)
     _prepare_output(output, found)
-    profile = _profile(smallest, best, largest)
     outcomes: list[tuple[str, BuiltEngine | EdgePoseError]] = []
     for model in found:
         try:
@@ -148,6 +164,11 @@ def _prepare_output(output: Path | None, models: list[str]) -> None:
 
     if output is None:
         return
+    if output.suffix and output.suffix.lower() not in ENGINE_SUFFIXES and not output.is_dir():
+        raise InputError(
+            f"the output must be an .engine file or a folder, got {output}: an engine's name ends in "
+            f"{', '.join(sorted(ENGINE_SUFFIXES))}; if this is to be a folder, create it first"
+        )
     if output.suffix.lower() in ENGINE_SUFFIXES and not output.is_dir():
         if len(models) > 1:
             raise InputError(f"{output} is one file for {len(models)} engines: give a folder")
@@ -163,7 +184,12 @@ def _prepare_output(output: Path | None, models: list[str]) -> None:
 
 def _profile(smallest: int | None, best: int | None, largest: int | None) -> tuple[int, int, int] | None:
     """The batch sizes; what is not given follows from what is."""
-    if smallest is None and best is None and largest is None:
+    sizes = (("--min-batch", smallest), ("--opt-batch", best), ("--max-batch", largest))
+    given = [(name, size) for name, size in sizes if size is not None]
+    for (lower, low), (upper, high) in pairwise(given):
+        if low > high:
+            raise InputError(f"{lower} {low} is larger than {upper} {high}: it must be min <= opt <= max")
+    if not given:
         return None
     low = smallest or 1
     high = largest or max(16, low, best or 0)
@@ -203,8 +229,6 @@ def _progress_bar(name: str) -> Iterator[Progress]:
 
 def _print_built(built: BuiltEngine, options: BuildOptions) -> None:
     info, report = built.info, built.info.parity
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
     convolutions = ", ".join(f"{count} in {kind}" for kind, count in sorted(report.convolutions.items())) or "none"
     runs_on = f"{info.gpu} ({info.targets[0]})" if info.gpu else ", ".join(info.targets)
     where = {"graph": "the graph in ONNX Runtime; the first load on the GPU repeats it", "engine": "the engine"}
@@ -221,9 +245,7 @@ def _print_built(built: BuiltEngine, options: BuildOptions) -> None:
         ("PCK change", f"at 0.05: {report.pck_change:+.4f}, at 0.2: {report.pck_20 - 1:+.4f} at worst"),
         ("scores", f"within {100 * report.score_error:.2g} % of the highest"),
     ]
-    for key, value in rows:
-        table.add_row(key, escape(value))
-    console.print(table, soft_wrap=True)
+    print_rows(rows)
     for warning in built.warnings:
         messages.print("[yellow]TensorRT warns:[/]", escape(warning), soft_wrap=True, highlight=False)
     if options.force and (problems := report.problems()):
@@ -231,16 +253,21 @@ def _print_built(built: BuiltEngine, options: BuildOptions) -> None:
 
 
 def _print_summary(outcomes: list[tuple[str, BuiltEngine | EdgePoseError]]) -> None:
-    table = Table(Column("model", no_wrap=True), "MB", "build, s", "median, px", "99 %, px", "PCK@0.05", "engine")
+    """A line for each model, the engine's path last: a terminal may break it, and no part is cut."""
+    headings = ("MB", "build, s", "median, px", "99 %, px", "PCK@0.05")
+    lines: list[tuple[str, ...]] = [(*headings, "engine")]
     for model, outcome in outcomes:
-        name = escape(Path(model).name)
         if isinstance(outcome, EdgePoseError):
-            table.add_row(name, *["-"] * 5, "[red]failed[/]")
+            lines.append((*["-"] * len(headings), f"{Path(model).name} failed"))
             continue
         info, report = outcome.info, outcome.info.parity
-        figures = (
-            *(f"{info.engine_bytes / 1e6:.1f}", f"{info.seconds:.1f}", f"{report.px_median:.3f}"),
-            *(f"{report.px_p99:.3f}", f"{report.pck_change:+.4f}"),
+        lines.append(
+            (
+                *(f"{info.engine_bytes / 1e6:.1f}", f"{info.seconds:.1f}", f"{report.px_median:.3f}"),
+                *(f"{report.px_p99:.3f}", f"{report.pck_change:+.4f}", str(outcome.path)),
+            )
         )
-        table.add_row(name, *figures, escape(str(outcome.path)))
-    console.print(table)
+    console.print()
+    for *figures, engine in lines:
+        line = "  ".join(f"{figure:>{max(6, len(heading))}}" for figure, heading in zip(figures, headings, strict=True))
+        console.print(f"{line}  {escape(engine)}", soft_wrap=True, highlight=False)

@@ -82,7 +82,7 @@ def build_network(
         if serialized is None:
             raise EngineError(
                 f"{api.name} {api.version} could not build {spec.name}. {messages.summary()}. On a GPU with little "
-                "free memory a smaller --max batch or --workspace helps"
+                "free memory a smaller --max-batch or --workspace helps"
             )
         return Network(
             bytes(memoryview(serialized)), image, heatmaps, _count_convolutions(trt, network), tuple(messages.warnings)
@@ -151,17 +151,11 @@ def _configure(
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then names types; costs a few kB
     if options.optimization_level is not None:
-        if not 0 <= options.optimization_level <= 5:
-            raise InputError(f"optimization_level must be from 0 to 5, got {options.optimization_level!r}")
         config.builder_optimization_level = options.optimization_level
     if options.aux_streams is not None:
-        if options.aux_streams < 0:
-            raise InputError(f"aux_streams must not be negative, got {options.aux_streams!r}")
         config.max_aux_streams = options.aux_streams
-    if options.workspace is not None:
-        if options.workspace < 1 << 20:
-            raise InputError(f"workspace is in bytes and at least 1 MiB, got {options.workspace!r}")
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if api.is_rtx:
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):

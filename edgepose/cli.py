@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from edgepose.build_cli import register as register_build_command
-from edgepose.console import console, messages, track
+from edgepose.console import console, messages, print_rows, track
 from edgepose.errors import EdgePoseError
 
 # The command line is where all parts meet; the library itself never imports training. No torch is loaded by this.
@@ -199,11 +199,7 @@ def info(
     from edgepose.models import ENGINE_SUFFIXES, find_model
 
     path = find_model(model)
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    for key, value in _engine_rows(path) if path.suffix.lower() in ENGINE_SUFFIXES else _model_rows(path):
-        table.add_row(key, escape(value))
-    console.print(table)
+    print_rows(_engine_rows(path) if path.suffix.lower() in ENGINE_SUFFIXES else _model_rows(path))
 
 
 def _model_rows(path: Path) -> list[tuple[str, str]]:

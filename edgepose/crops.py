@@ -51,7 +51,8 @@ class Crops:
         Args:
             photos: a folder, one photo, or a list of photos.
             spec: gives the crop's size and codec.
-            limit: the first so many of them, by name.
+            limit: the first so many of them: a folder's by name, a list's in its order. ``source`` says if there are
+                more: ``photos, 100 of 476``.
 
         Raises:
             InputError: there are none, or one cannot be read.
@@ -61,7 +62,9 @@ class Crops:
             paths = photos_in(place) if place.is_dir() else [place]
         else:
             paths = [Path(path) for path in photos]
-        return cls.from_frames([read_photo(path) for path in paths[:limit]], spec)
+        used = paths[:limit]
+        source = "photos" if len(used) == len(paths) else f"photos, {len(used)} of {len(paths)}"
+        return cls.from_frames([read_photo(path) for path in used], spec, source=source)
 
     @classmethod
     def from_frames(

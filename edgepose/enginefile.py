@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from edgepose.errors import EdgePoseError, EngineError
+from edgepose.errors import EdgePoseError, EngineError, InputError
 from edgepose.files import write_atomically
 from edgepose.jsonfields import FieldError, kind, one_of, read_dataclass, tuple_of
 from edgepose.parity import ParityReport
@@ -88,16 +88,37 @@ class BuildOptions:
             TensorRT builds for the GPU it runs on and takes no targets.
         optimization_level: 0 (build fast) to 5 (try everything); None: TensorRT's own choice, 3.
         aux_streams: streams beside the main one that branches of the network may run on; None: TensorRT decides.
-        workspace: memory limit for a layer's scratch space, bytes; None: all the GPU has.
+        workspace_mib: memory limit for a layer's scratch space, MiB; None: all the GPU has.
         force: keep an engine that the parity report refuses.
+
+    Raises:
+        InputError: a value is of another type or out of range.
     """
 
     flavour: Flavour | None = None
     targets: tuple[str, ...] = ()
     optimization_level: int | None = None
     aux_streams: int | None = None
-    workspace: int | None = None
+    workspace_mib: int | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.flavour not in (None, *FLAVOURS):
+            raise InputError(f"flavour must be one of {', '.join(FLAVOURS)}, or None, got {self.flavour!r}")
+        if not isinstance(self.targets, (tuple, list)) or any(type(target) is not str for target in self.targets):
+            raise InputError(f"targets must be a sequence of names, for instance ('sm86',), got {self.targets!r}")
+        object.__setattr__(self, "targets", tuple(self.targets))
+        for name, lowest, highest in (
+            ("optimization_level", 0, 5),
+            ("aux_streams", 0, 2**31 - 1),
+            ("workspace_mib", 1, 2**43),
+        ):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not lowest <= value <= highest):
+                limits = f"from {lowest} to {highest}" if highest == 5 else f"of at least {lowest}"
+                raise InputError(f"{name} must be an integer {limits}, or None, got {value!r}")
+        if type(self.force) is not bool:
+            raise InputError(f"force must be True or False, got {self.force!r}")
 
 
 @dataclass(frozen=True)
@@ -163,12 +184,12 @@ class EngineInfo:
         if Path(source).suffix and (engine.parent / source).is_file():
             source = str(engine.parent / source)
         words = ["edgepose", "build", source, "-o", str(engine), "--precision", self.precision]
-        for name, size in zip(("--min", "--opt", "--max"), self.profile, strict=True):
+        for name, size in zip(("--min-batch", "--opt-batch", "--max-batch"), self.profile, strict=True):
             words += [name, str(size)]
         chosen = self.options
         for name, value in (("--opt-level", chosen.optimization_level), ("--aux-streams", chosen.aux_streams)):
             words += [name, str(value)] if value is not None else []
-        words += ["--workspace", str(chosen.workspace >> 20)] if chosen.workspace is not None else []
+        words += ["--workspace", str(chosen.workspace_mib)] if chosen.workspace_mib is not None else []
         for target in chosen.targets:
             words += ["--target", target]
         words += [] if any_flavour else ["--flavour", self.flavour]
@@ -206,7 +227,8 @@ class EngineInfo:
         except FileNotFoundError:
             raise EngineError(
                 f"{engine} has no sidecar {path.name}: an engine runs only with the description that `edgepose build` "
-                "writes beside it. Copy both files, or build it from its model: edgepose build model.onnx"
+                f"writes beside it. Copy all three files: {engine.name}, {path.name}, {parity_path(engine).name}; if "
+                "the engine was renamed, rename the other two alike; or build it again: edgepose build model.onnx"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise EngineError(f"{path} cannot be read ({error}): copy it again, or build the engine again") from None
@@ -319,7 +341,7 @@ _OPTIONS = {
     "targets": tuple_of(str),
     "optimization_level": _COUNT_OR_NONE,
     "aux_streams": _COUNT_OR_NONE,
-    "workspace": _COUNT_OR_NONE,
+    "workspace_mib": _COUNT_OR_NONE,
     "force": _SWITCH,
 }
 _INFO: dict[str, Callable[[Any], Any]] = {

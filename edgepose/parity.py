@@ -184,8 +184,8 @@ class Reference:
         """Decode the float32 model's heatmaps (N, K, h, w)."""
         return cls(crops, *_decode(heatmaps, spec))
 
-    def write(self, path: Path) -> None:
-        """Store it as .npz."""
+    def to_bytes(self) -> bytes:
+        """A .npz file."""
         import io
 
         file = io.BytesIO()
@@ -197,11 +197,15 @@ class Reference:
             cells=self.cells,
             scores=self.scores,
         )
-        write_atomically(path, file.getbuffer())
+        return file.getvalue()
+
+    def write(self, path: Path) -> None:
+        """Store it as .npz."""
+        write_atomically(path, self.to_bytes())
 
     @classmethod
     def read(cls, path: Path, spec: ModelSpec) -> Reference:
-        """Read what ``write`` wrote.
+        """Read what ``write`` or ``to_bytes`` made.
 
         Raises:
             EngineError: it is missing, damaged, or belongs to another model.

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from edgepose.errors import ModelError
 
-__all__ = ["graph_precision", "rounded_to_fp16", "to_fp16", "to_fp32"]
+__all__ = ["rounded_to_fp16", "to_fp16", "to_fp32"]
 
 FLOAT16_MAX = 65504.0
 _STANDARD = ("", "ai.onnx")
@@ -34,17 +34,16 @@ _ARRAYS: dict[int, type[np.floating[Any]]] = {TensorProto.FLOAT: np.float32, Ten
 _LEFT_ALONE = {("Resize", "roi")}
 
 
-def to_fp16(model: onnx.ModelProto, *, keep_io: bool = False) -> onnx.ModelProto:
-    """A copy of a model that computes in float16.
+def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model that computes in float16, input and output included.
 
     Args:
         model: with its weights loaded. A model that is float16 already comes back as an equal copy.
-        keep_io: the input and output stay float32, with a Cast behind and before them; else they become float16.
 
     Raises:
         ModelError: a weight is beyond float16's range, or the graph holds something that cannot be converted; names it.
     """
-    return _retype(model, TensorProto.FLOAT, TensorProto.FLOAT16, keep_io=keep_io)
+    return _retype(model, TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 def to_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -53,24 +52,7 @@ def to_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ModelError: the graph holds something that cannot be converted; names it.
     """
-    return _retype(model, TensorProto.FLOAT16, TensorProto.FLOAT, keep_io=False)
-
-
-def graph_precision(model: onnx.ModelProto) -> str:
-    """``fp32`` or ``fp16``: what most of a model's convolutions compute in; without any, what its input is.
-
-    Raises:
-        ModelError: types do not agree within the graph.
-    """
-    types = _element_types(model)
-    counts: dict[int, int] = {TensorProto.FLOAT: 0, TensorProto.FLOAT16: 0}
-    for node in model.graph.node:
-        kind = types.get(node.output[0], 0)
-        if kind in counts and node.op_type in {"Conv", "ConvTranspose"}:
-            counts[kind] += 1
-    if not any(counts.values()):
-        counts[types.get(model.graph.input[0].name, TensorProto.FLOAT)] = 1
-    return "fp16" if counts[TensorProto.FLOAT16] > counts[TensorProto.FLOAT] else "fp32"
+    return _retype(model, TensorProto.FLOAT16, TensorProto.FLOAT)
 
 
 @dataclass
@@ -86,7 +68,7 @@ class _Plan:
     kept: set[str]
 
 
-def _retype(model: onnx.ModelProto, source: int, target: int, *, keep_io: bool) -> onnx.ModelProto:
+def _retype(model: onnx.ModelProto, source: int, target: int) -> onnx.ModelProto:
     _refuse_unknown(model)
     types = _element_types(model)
     converted = onnx.ModelProto()
@@ -106,13 +88,9 @@ def _retype(model: onnx.ModelProto, source: int, target: int, *, keep_io: bool) 
     after = {name: target if kind == source and name not in plan.kept else kind for name, kind in types.items()}
     _drop_casts(graph, after)
 
-    changed_io = []
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == source and value.name not in plan.kept:
             value.type.tensor_type.elem_type = target
-            changed_io.append(value)
-    if keep_io:
-        _cast_io(graph, changed_io, source, target)
     return _checked(converted, target)
 
 
@@ -301,25 +279,6 @@ def _replace_nodes(graph: Any, nodes: Iterable[onnx.NodeProto]) -> None:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-
-
-def _cast_io(graph: Any, values: list[onnx.ValueInfoProto], source: int, target: int) -> None:
-    """Give inputs and outputs their old type back, with casts at the border."""
-    inputs = {value.name for value in graph.input}
-    first, last = [], []
-    for value in values:
-        outer, inner = value.name, f"{value.name}.{_NAMES[target]}"
-        value.type.tensor_type.elem_type = source
-        for node in graph.node:
-            for names in (node.input, node.output):
-                for index, name in enumerate(names):
-                    if name == outer:
-                        names[index] = inner
-        if outer in inputs:
-            first.append(helper.make_node("Cast", [outer], [inner], name=f"cast/{outer}", to=target))
-        else:
-            last.append(helper.make_node("Cast", [inner], [outer], name=f"cast/{outer}", to=source))
-    _replace_nodes(graph, [*first, *graph.node, *last])
 
 
 def _checked(model: onnx.ModelProto, target: int) -> onnx.ModelProto:

@@ -23,7 +23,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -43,10 +42,15 @@ _INSTALL: dict[Flavour, str] = {
     "tensorrt": "pip install 'edgepose[tensorrt-cu13]' (tensorrt-cu12 where the driver knows CUDA 12 only)",
     "tensorrt-rtx": "pip install 'edgepose[rtx-cu13]' (rtx-cu12 where the driver knows CUDA 12 only)",
 }
+# Reentrant: TensorRT may speak while Python collects garbage, that is anywhere.
+_COLLECTING_LOCK = threading.RLock()
+_LOADING_LOCK = threading.RLock()
+_loaded: dict[Flavour, Api] = {}
+
 _OLDEST: dict[Flavour, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 4)}
 
 
-@dataclass
+@dataclass(eq=False)  # two that hold the same are still two
 class Messages:
     """What TensorRT said while they were collected: (severity, text) pairs, severity as ``ERROR`` or ``WARNING``."""
 
@@ -116,11 +120,13 @@ class Api:
         Messages of other threads that collect for themselves are left out; those of TensorRT's own threads are in.
         """
         messages = Messages()
-        self._collecting.append(messages)
+        with _COLLECTING_LOCK:
+            self._collecting.append(messages)
         try:
             yield messages
         finally:
-            self._collecting[:] = [other for other in self._collecting if other is not messages]
+            with _COLLECTING_LOCK:
+                self._collecting.remove(messages)
 
 
 @dataclass(frozen=True)
@@ -182,9 +188,16 @@ def installed() -> list[Installed]:
     return found
 
 
-@lru_cache(maxsize=len(FLAVOURS))
 def _load(name: Flavour) -> Api:
-    """Import a flavour once. A failure is not kept: it is looked at again the next time."""
+    """Open a flavour once, whichever threads ask for it. A failure is not kept: it is looked at the next time again."""
+    with _LOADING_LOCK:
+        if name not in _loaded:
+            _loaded[name] = _open(name)
+        return _loaded[name]
+
+
+def _open(name: Flavour) -> Api:
+    """Import a flavour and make its logger."""
     module, version = _import(name)
     oldest = _OLDEST[name]
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
@@ -255,7 +268,8 @@ def _make_logger(module: Any, collecting: list[Messages]) -> Any:
             if kind not in {"ERROR", "INTERNAL_ERROR", "WARNING"}:
                 return
             thread = threading.get_ident()
-            listening = list(collecting)
+            with _COLLECTING_LOCK:
+                listening = list(collecting)
             own = [messages for messages in listening if messages.thread == thread]
             for messages in own or listening:
                 messages.entries.append((kind, text))

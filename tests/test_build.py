@@ -9,14 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-from engine_builds import RTX, SPEC, build, files, insert, needs_rtx, overflowing, painter, pictures
-from onnx import TensorProto, helper
+from engine_builds import RTX, SPEC, build, files, needs_rtx, overflowing, painter, pictures
 from painter import painter_spec, write_painter
 
 import edgepose
-from edgepose import BuildOptions, EngineError, InputError, ModelError, build_engine, build_trt, bundled_models
+from edgepose import BuildOptions, EngineError, InputError, build_engine, build_trt, bundled_models
 from edgepose.build import _targets
 from edgepose.crops import Crops
 from edgepose.enginefile import EngineInfo, read_engine
@@ -118,6 +116,13 @@ def test_the_report_can_be_completed_from_what_was_written(painter: Path) -> Non
 # Batches, targets, options ---------------------------------------------------------------------------
 
 
+def test_lists_become_tuples_and_the_sidecar_says_the_same(painter: Path) -> None:
+    options = BuildOptions(flavour="tensorrt-rtx", targets=["sm86"], optimization_level=1)  # type: ignore[arg-type]
+    built = build(painter, options=options, profile=[1, 2, 4])
+    assert built.info.profile == (1, 2, 4)
+    assert built.info == EngineInfo.read(built.path)
+
+
 def test_a_fixed_batch_gives_the_profile(tmp_path: Path) -> None:
     model = write_painter(tmp_path / "four.onnx", SPEC, batch=4)
     info = build(model).info
@@ -134,7 +139,7 @@ def test_sizes_that_the_graph_leaves_open_are_the_specs(tmp_path: Path) -> None:
         assert (info.input.shape, info.output.shape) == ((-1, 3, 128, 96), (-1, 3, 32, 24))
 
 
-@pytest.mark.parametrize("profile", [(0, 1, 2), (2, 1, 4), (1, 4), (1, 2.0, 4), (4, 4, 2)])
+@pytest.mark.parametrize("profile", [(0, 1, 2), (2, 1, 4), (1, 4), (1, 2.0, 4), (4, 4, 2), 4, "124", (True, 2, 4), ()])
 def test_a_profile_that_is_not_one(painter: Path, profile: Any) -> None:
     with pytest.raises(InputError, match="1 <= min <= opt <= max"):
         build(painter, profile=profile)
@@ -169,7 +174,7 @@ def test_options_reach_the_builder(painter: Path, monkeypatch: pytest.MonkeyPatc
     configure = build_trt._configure
     monkeypatch.setattr(build_trt, "_configure", lambda *args: configs.append(configure(*args)) or configs[-1])
     trt = load("tensorrt-rtx").module
-    options = replace(RTX, optimization_level=1, aux_streams=2, workspace=1 << 28, targets=("sm86",))
+    options = replace(RTX, optimization_level=1, aux_streams=2, workspace_mib=256, targets=("sm86",))
     build(painter, options=options)
     build(painter)
     chosen, default = configs
@@ -182,78 +187,6 @@ def test_options_reach_the_builder(painter: Path, monkeypatch: pytest.MonkeyPatc
     assert not default.get_flag(trt.BuilderFlag.TF32)
     assert default.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
     assert default.num_optimization_profiles == 1
-
-
-@pytest.mark.parametrize(("options", "words"), [
-    ({"optimization_level": 6}, "optimization_level must be from 0 to 5"),
-    ({"aux_streams": -1}, "aux_streams must not be negative"),
-    ({"workspace": 1024}, "workspace is in bytes and at least 1 MiB"),
-])  # fmt: skip
-def test_options_that_are_not_usable(painter: Path, options: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        build(painter, options=replace(RTX, **options))
-    assert files(painter.parent) == ["painter.onnx"]
-
-
-# Models that cannot be built -----------------------------------------------------------------------------
-
-
-def test_arguments_that_are_not_usable(painter: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="precision must be one of fp32, fp16, got 'int8'"):
-        build(painter, precision="int8")
-    with pytest.raises(InputError, match="is an engine: pass the ONNX file"):
-        build(tmp_path / "model.engine")
-    with pytest.raises(ModelError, match="there is no model file"):
-        build(tmp_path / "nowhere.onnx")
-    with pytest.raises(InputError, match=r"crops must be \(N, 128, 96, 3\) uint8, got \(1, 64, 48, 3\)"):
-        build(painter, crops=Crops(np.zeros((1, 64, 48, 3), np.uint8), "small"))
-    (tmp_path / "broken.onnx").write_bytes(painter.read_bytes()[:-50])
-    with pytest.raises(ModelError, match=r"is not an ONNX model|carries no edgepose spec|not valid ONNX"):
-        build(tmp_path / "broken.onnx")
-
-
-def test_a_model_without_a_spec_needs_one(tmp_path: Path) -> None:
-    model = write_painter(tmp_path / "bare.onnx", SPEC, store_spec=False)
-    with pytest.raises(ModelError, match="carries no edgepose spec"):
-        build(model)
-    (tmp_path / "spec.json").write_text(SPEC.to_json())
-    for spec in (SPEC, tmp_path / "spec.json", str(tmp_path / "spec.json")):
-        info = build(model, spec=spec).info
-        assert (info.spec, info.spec_given) == (SPEC, True)
-    assert "--spec spec.json" in info.rebuild_command(tmp_path / "bare.engine")
-    wrong = replace(SPEC, input_size=(96, 96))
-    with pytest.raises(ModelError, match="model and spec disagree on the input"):
-        build(model, spec=wrong)
-    with pytest.raises(ModelError, match="model and spec disagree on the output"):
-        build(model, spec=replace(SPEC, heatmap_size=(24, 24)))
-
-
-def test_two_outputs(painter: Path) -> None:
-    model = onnx.load(painter)
-    model.graph.output.append(helper.make_tensor_value_info("inverted", TensorProto.FLOAT, ["N", 3, 128, 96]))
-    onnx.save(model, painter)
-    with pytest.raises(ModelError, match="has one input and one output, this one has images, heatmaps, inverted"):
-        build(painter)
-
-
-def test_a_node_that_tensorrt_does_not_take_is_named(painter: Path) -> None:
-    nodes = [
-        helper.make_node("Bernoulli", ["images"], ["noise"], name="the dice"),
-        helper.make_node("Mul", ["noise", "zero"], ["nothing"]),
-        helper.make_node("Add", ["images", "nothing"], ["images.1"]),
-    ]
-    insert(painter, *nodes, constants={"zero": np.array(0, np.float32)})
-    with pytest.raises(ModelError, match=r"cannot take this model: .*Bernoulli 'the dice': it has no such operator"):
-        build(painter, precision="fp32")
-    assert "painter.engine" not in files(painter.parent)
-
-
-def test_a_weight_beyond_float16(painter: Path) -> None:
-    insert(painter, helper.make_node("Mul", ["images", "large"], ["images.1"]),
-           constants={"large": np.array(1e5, np.float32)})  # fmt: skip
-    with pytest.raises(ModelError, match=r"large holds 1e\+05, and float16 ends at 65504"):
-        build(painter)
-    assert build(painter, precision="fp32").info.precision == "fp32"
 
 
 # Refusal ---------------------------------------------------------------------------------------------------
@@ -284,6 +217,23 @@ def test_crops_in_which_the_model_finds_nothing_are_no_proof(painter: Path) -> N
     black = Crops(np.zeros((2, 128, 96, 3), np.uint8), "pictures of the night")
     with pytest.raises(EngineError, match="2 pictures of the night: the float32 model finds no landmark"):
         build(painter, crops=black)
+
+
+@pytest.mark.skipif("garment-landmarks" not in bundled_models(), reason="the bundled model is not in this checkout")
+def test_the_bundled_models_path_is_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bundled_models()["garment-landmarks"]
+    monkeypatch.chdir(path.parent)
+    for model in (path, str(path), path.name):
+        built = build(Path(model), tmp_path, crops=lambda spec: Crops.drawn(spec, 2))
+        assert built.info.onnx == "garment-landmarks"
+
+
+def test_a_photo_or_several_by_path(painter: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        cv2.imwrite(str(tmp_path / name), cv2.resize(pictures(SPEC).images[0], (300, 400)))
+    for paths, count in (([tmp_path / "a.png", str(tmp_path / "c.png")], 2), (str(tmp_path / "b.png"), 1)):
+        report = build(painter, crops=paths).info.parity
+        assert (report.source, report.crops) == ("photos", count)
 
 
 def test_photos_by_path(painter: Path, tmp_path: Path) -> None:

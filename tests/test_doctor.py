@@ -301,7 +301,7 @@ def test_jetson_linux_is_read_from_its_file(tmp_path: Path) -> None:
 
 def test_it_understands_what_tensorrt_api_says(examine: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     real = tensorrt_api.installed
-    monkeypatch.setattr(tensorrt_api, "_load", tensorrt_api._load.__wrapped__)
+    monkeypatch.setattr(tensorrt_api, "_load", tensorrt_api._open)
     monkeypatch.setattr(tensorrt_api, "_MODULES", dict.fromkeys(tensorrt_api.FLAVOURS, ("no_such_tensorrt",)))
     monkeypatch.setattr(tensorrt_api, "_system_tensorrt", lambda: None)
     monkeypatch.setattr(tensorrt_api, "_on_jetson", lambda: False)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from painter import painter_spec
 
-from edgepose import BuildOptions, EngineError
+from edgepose import BuildOptions, EngineError, InputError
 from edgepose.enginefile import EngineInfo, TensorInfo, check_runs_here, platform_here, read_engine, sidecar_path
 from edgepose.parity import ParityReport
 
@@ -67,7 +67,7 @@ def change(engine: Path, **changes: Any) -> None:
 
 
 def test_a_sidecar_comes_back_as_it_was(tmp_path: Path) -> None:
-    options = BuildOptions("tensorrt-rtx", ("sm75", "sm86"), 5, 3, 1 << 30, True)
+    options = BuildOptions("tensorrt-rtx", ("sm75", "sm86"), 5, 3, 1024, True)
     for info in (engine_info(), engine_info(options=options, gpu="", parity=report(heatmap_error=1e-3))):
         engine = write(tmp_path, info)
         assert EngineInfo.read(engine) == info
@@ -100,8 +100,41 @@ def test_no_engine_and_no_sidecar(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"there is no engine file .*model.engine: build it with `edgepose build"):
         read_engine(engine)
     engine.write_bytes(ENGINE)
-    with pytest.raises(EngineError, match=r"has no sidecar model.engine.json: .*edgepose build model.onnx"):
+    with pytest.raises(EngineError, match=r"has no sidecar model.engine.json: .*edgepose build model.onnx") as caught:
         read_engine(engine)
+    assert "all three files: model.engine, model.engine.json, model.engine.parity.npz" in str(caught.value)
+    assert "rename the other two alike" in str(caught.value)
+
+
+# What can be asked for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("optimization_level", True, "optimization_level must be an integer from 0 to 5, or None, got True"),
+    ("optimization_level", "3", "got '3'"),
+    ("optimization_level", 1.5, "got 1.5"),
+    ("optimization_level", 6, "from 0 to 5, or None, got 6"),
+    ("aux_streams", -1, "aux_streams must be an integer of at least 0, or None, got -1"),
+    ("workspace_mib", 0, "workspace_mib must be an integer of at least 1, or None, got 0"),
+    ("targets", "sm86", "targets must be a sequence of names, for instance .*, got 'sm86'"),
+    ("targets", (86,), r"got \(86,\)"),
+    ("flavour", "trt", "flavour must be one of tensorrt, tensorrt-rtx, or None, got 'trt'"),
+    ("flavour", ["tensorrt"], "flavour must be one of"),
+    ("force", 1, "force must be True or False, got 1"),
+])  # fmt: skip
+def test_options_that_are_not_usable(name: str, value: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        BuildOptions(**{name: value})
+    text = json.loads(engine_info().to_json())
+    text["options"][name] = value
+    with pytest.raises(EngineError):
+        EngineInfo.from_json(json.dumps(text))
+
+
+def test_options_come_back_as_they_were() -> None:
+    options = BuildOptions(targets=["sm75", "sm86"])  # type: ignore[arg-type]
+    assert options.targets == ("sm75", "sm86")
+    assert EngineInfo.from_json(engine_info(options=options).to_json()).options == options
 
 
 @pytest.mark.parametrize(("data", "words"), [
@@ -115,7 +148,9 @@ def test_an_engine_that_is_not_the_one_described(tmp_path: Path, data: bytes, wo
     engine.write_bytes(data)
     with pytest.raises(EngineError, match=words) as caught:
         read_engine(engine)
-    assert f"edgepose build model.onnx -o {engine} --precision fp16 --min 1 --opt 4 --max 16" in str(caught.value)
+    assert f"edgepose build model.onnx -o {engine} --precision fp16 --min-batch 1 --opt-batch 4 --max-batch 16" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -199,7 +234,8 @@ def test_an_engine_does_not_run_elsewhere(here: dict[str, str], words: str) -> N
     with pytest.raises(EngineError) as caught:
         check_runs_here(engine_info(), "model.engine", **{**H100, **here})
     assert words in str(caught.value)
-    command = "edgepose build model.onnx -o model.engine --precision fp16 --min 1 --opt 4 --max 16 --flavour"
+    batches = "--min-batch 1 --opt-batch 4 --max-batch 16"
+    command = f"edgepose build model.onnx -o model.engine --precision fp16 {batches} --flavour"
     assert f"{command} {here.get('flavour', 'tensorrt')}" in str(caught.value)
 
 
@@ -220,7 +256,7 @@ def test_an_rtx_engine_runs_on_all_of_its_targets() -> None:
 
 
 def test_the_rebuild_command_says_all_that_was_chosen(tmp_path: Path) -> None:
-    options = BuildOptions(None, ("sm75",), 5, 2, 256 << 20, True)
+    options = BuildOptions(None, ("sm75",), 5, 2, 256, True)
     info = engine_info(options=options, spec_given=True, onnx="my model.onnx", flavour="tensorrt-rtx")
     command = info.rebuild_command(tmp_path / "x.engine")
     assert command.startswith(f"edgepose build 'my model.onnx' -o {tmp_path / 'x.engine'} --precision fp16")

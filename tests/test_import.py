@@ -55,6 +55,7 @@ def test_public_names() -> None:
         assert getattr(edgepose, name) is not None
         assert name in dir(edgepose)
     assert {"Predictor", "PoseResult", "ModelSpec", "EdgePoseError"} <= set(edgepose.__all__)
+    assert {"BuildOptions", "BuiltEngine", "Crops", "EngineInfo", "ParityReport"} <= set(edgepose.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
         _ = edgepose.Predicter
 

@@ -6,7 +6,11 @@ import importlib
 import importlib.util
 import json
 import shutil
+import sys
 import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,7 +145,7 @@ def imports(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(importlib, "import_module", import_module)
     # Not the cached one: a real module's logger must not be made twice, nor a fake one stay.
-    monkeypatch.setattr(tensorrt_api, "_load", tensorrt_api._load.__wrapped__)
+    monkeypatch.setattr(tensorrt_api, "_load", tensorrt_api._open)
     monkeypatch.setattr(tensorrt_api, "_system_tensorrt", lambda: None)
     return modules
 
@@ -263,6 +267,58 @@ def test_each_thread_gets_its_own_messages_and_those_of_threads_that_do_not_coll
     assert mine.warnings == ["twice"]
     assert others == ["of the other", "of everyone"]
     assert tensorrt_api.Messages().summary() == "TensorRT gave no reason"
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Threads take turns after each few instructions."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_many_threads_collect_at_once_and_nothing_is_lost(impatient: None) -> None:
+    collecting: list[tensorrt_api.Messages] = []
+    logger = tensorrt_api._make_logger(fake_tensorrt("11.0"), collecting)
+    api = tensorrt_api.Api("tensorrt", None, "11.0", logger, collecting)
+    wrong: list[list[str]] = []
+
+    def work(name: str) -> None:
+        for number in range(300):
+            with api.collect() as messages:
+                logger.log("Severity.ERROR", f"{name} {number}")
+            if messages.errors != [f"{name} {number}"]:
+                wrong.append(messages.errors)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert collecting == []
+
+
+def test_messages_are_told_apart_by_what_they_are_and_not_by_what_they_hold() -> None:
+    api = tensorrt_api.Api("tensorrt", None, "11.0", None, [])
+    with api.collect() as outer:
+        with api.collect() as inner:
+            assert outer is not inner
+        assert [messages is outer for messages in api._collecting] == [True]
+
+
+def test_threads_that_load_at_once_get_one_logger(monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
+    monkeypatch.setattr(tensorrt_api, "_loaded", {})
+
+    def slow(name: str) -> tuple[Any, str]:
+        time.sleep(0.05)
+        return fake_tensorrt("11.0"), "11.0"
+
+    monkeypatch.setattr(tensorrt_api, "_import", slow)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: tensorrt_api.load("tensorrt"), range(8)))
+    assert len({id(api.logger) for api in found}) == 1, "TensorRT keeps the first logger, the others hear nothing"
 
 
 def test_gpu_here_tells_a_gpu_or_none() -> None:
