@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from edgepose import geometry
 from edgepose.engines import DeviceEngine, Engine, check_device, open_engine
@@ -95,7 +96,14 @@ class Predictor:
         engine = self._open_pipeline().engine
         return f"{engine.name} ({engine.device})"
 
-    def predict(self, frame: Any, boxes: ArrayLike | None = None, *, stream: Any = None) -> PoseResult:
+    def predict(
+        self,
+        frame: Any,
+        boxes: ArrayLike | None = None,
+        *,
+        categories: Sequence[str] | None = None,
+        stream: Any = None,
+    ) -> PoseResult:
         """Landmarks of each box.
 
         Args:
@@ -106,6 +114,9 @@ class Predictor:
             boxes: (N, 4) xyxy, frame px, an integer is a pixel's centre; N may be 0. A box may reach over the frame's
                 border or lie outside: what is not in the frame is black to the network. Where a padded box touches
                 no pixel of the frame at all, the scores are 0 and the keypoints say nothing.
+            categories: N names of ``spec.categories``, what each box shows, for a model that serves several: only the
+                channels of that category are decoded; the other landmarks have score 0, and their keypoints say
+                nothing. None: all channels.
             stream: the CUDA stream on which a device frame is being written (of CuPy, PyTorch or PyCUDA, or its address
                 as an integer): the GPU waits for it, the host does not. None: the one that the array names.
 
@@ -115,7 +126,7 @@ class Predictor:
 
         Raises:
             InputError: an unusable frame; no boxes (None); boxes of another shape, not finite, inverted or with no
-                area.
+                area; another number of categories than of boxes, or one that the model does not have.
             EngineError: the predictor is closed, or the runtime failed.
         """
         start = perf_counter()
@@ -128,11 +139,12 @@ class Predictor:
                     "(from edgepose import whole_image_box) if one garment fills the picture"
                 )
             checked = geometry.validate_boxes(boxes)
+            channels = None if categories is None else _channels(self._spec, categories, len(checked))
             if len(checked) == 0:
                 return PoseResult.empty(self._spec, size)
-            keypoints, scores, timings = pipeline.run(image, checked, stream)
+            keypoints, scores, timings = pipeline.run(image, checked, stream, channels)
         timings = replace(timings, total=(perf_counter() - start) * 1e3)
-        return PoseResult(keypoints, scores, checked, self._spec, size, timings)
+        return PoseResult(keypoints, scores, checked, self._spec, size, timings, tuple(categories or ()))
 
     def close(self) -> None:
         """Free the network; ``predict`` raises EngineError from now on. Closing twice is fine."""
@@ -168,6 +180,17 @@ def _positive(name: str, value: Any) -> int:
     if number < 1:
         raise InputError(f"{name} must be a positive integer, got {value!r}")
     return number
+
+
+def _channels(spec: ModelSpec, categories: Sequence[str], count: int) -> NDArray[np.int32]:
+    """(N, 2) the channels [begin, end) of each box."""
+    known = ", ".join(spec.categories) or f"none: all its boxes are alike, {spec.category or 'of one kind'}"
+    if isinstance(categories, str) or len(categories) != count:
+        came = f"the text {categories!r}" if isinstance(categories, str) else f"{len(categories)} categories"
+        raise InputError(f"categories must be a list of {count} names, one for each box, got {came}")
+    if unknown := [name for name in categories if name not in spec.categories]:
+        raise InputError(f"the model {spec.name!r} has no category {unknown[0]!r}; it has {known}")
+    return np.array([spec.categories[name] for name in categories], np.int32).reshape(count, 2)
 
 
 def _check_engine(engine: Engine | DeviceEngine, spec: ModelSpec | None, device: str) -> Engine | DeviceEngine:

@@ -60,6 +60,8 @@ class PoseResult:
         spec: the model's; ``spec.keypoint_names`` names the K landmarks.
         frame_size: (width, height) of the frame, px.
         timings: how long each stage took, ms.
+        categories: N names, what each box was said to show; empty: the model has one category, or none was named.
+            :meth:`to_dict` and :meth:`to_coco` give the landmarks of its category only.
 
     Raises:
         InputError: the shapes contradict each other.
@@ -71,6 +73,7 @@ class PoseResult:
     spec: ModelSpec
     frame_size: tuple[int, int]
     timings: Timings = Timings()
+    categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count, k = len(self.boxes), self.spec.num_keypoints
@@ -83,6 +86,8 @@ class PoseResult:
                 )
             array.flags.writeable = False
             object.__setattr__(self, name, array)
+        if len(self.categories) not in (0, count):
+            raise InputError(f"PoseResult of {count} boxes: categories must be {count} names, got {self.categories}")
 
     @classmethod
     def empty(cls, spec: ModelSpec, frame_size: tuple[int, int]) -> PoseResult:
@@ -106,8 +111,15 @@ class PoseResult:
                 raise IndexError(f"box {number} of a result of {len(self)}")
             index = [number]
         chosen = index if isinstance(index, slice) else np.asarray(index, dtype=None if np.size(index) else np.intp)
+        categories = np.array(self.categories, object)[chosen] if self.categories else ()
         return PoseResult(
-            self.keypoints[chosen], self.scores[chosen], self.boxes[chosen], self.spec, self.frame_size, self.timings
+            self.keypoints[chosen],
+            self.scores[chosen],
+            self.boxes[chosen],
+            self.spec,
+            self.frame_size,
+            self.timings,
+            tuple(categories),
         )
 
     def __iter__(self) -> Iterator[PoseResult]:
@@ -136,16 +148,19 @@ class PoseResult:
                           "keypoints": {"left collar": {"x": 104.25, "y": 61.5, "score": 0.93}, ...}}, ...]}
 
         Coordinates are frame px, rounded to 0.001 px, scores to 0.0001; a value that is not finite becomes null.
+        An object of a model with several categories also has its "category".
         """
         objects = []
-        for points, scores, box in zip(self.keypoints, self.scores, self.boxes, strict=True):
+        for index, box in enumerate(self.boxes):
+            channels = self._channels(index)
+            points, scores = self.keypoints[index, channels], self.scores[index, channels]
             keypoints = {
                 name: {"x": _number(x, 3), "y": _number(y, 3), "score": _number(score, 4)}
-                for name, (x, y), score in zip(self.spec.keypoint_names, points, scores, strict=True)
+                for name, (x, y), score in zip(self.spec.keypoint_names[channels], points, scores, strict=True)
             }
-            objects.append(
-                {"box": [_number(v, 3) for v in box], "score": _number(scores.mean(), 4), "keypoints": keypoints}
-            )
+            category = {"category": self.categories[index]} if self.categories else {}
+            score = _number(scores.mean(), 4)
+            objects.append({**category, "box": [_number(v, 3) for v in box], "score": score, "keypoints": keypoints})
         return {
             "schema": JSON_SCHEMA,
             "model": self.spec.name,
@@ -170,7 +185,9 @@ class PoseResult:
         if image is None or category is None:
             raise InputError(f"image_id and category_id must be whole numbers, got {image_id!r} and {category_id!r}")
         results = []
-        for points, scores, (x1, y1, x2, y2) in zip(self.keypoints, self.scores, self.boxes, strict=True):
+        for index, (x1, y1, x2, y2) in enumerate(self.boxes):
+            channels = self._channels(index)
+            points, scores = self.keypoints[index, channels], self.scores[index, channels]
             triples = np.concatenate([points, scores[:, None]], axis=1)
             results.append(
                 {
@@ -182,6 +199,10 @@ class PoseResult:
                 }
             )
         return results
+
+    def _channels(self, index: int) -> slice:
+        """The landmarks that belong to a box: those of its category."""
+        return slice(*self.spec.categories[self.categories[index]]) if self.categories else slice(None)
 
     def to_supervision(self) -> Any:
         """The result as a ``supervision.KeyPoints``.

@@ -55,6 +55,8 @@ class ModelSpec:
         sampling: how the crop is interpolated (see ``kernels.reference.crop_warp``): ``opencv4``, the fixed point that
             MMPose's models were trained on; ``linear``; ``area``, without aliasing when a large frame is shrunk.
         category: what the model was trained on, for instance ``trousers``; empty: any.
+        categories: for a network that serves several categories, as DeepFashion2's 294 channels do its 13: the channels
+            [begin, end) of each; ``predict`` takes a category for each box and reads those only. Empty: there is one.
         license: licence of the weights, an SPDX expression where there is one.
         metrics: figures of the training run, for instance ``{"PCK@0.2": 0.98}``.
         training: where the weights come from: data, command, date.
@@ -79,6 +81,7 @@ class ModelSpec:
     padding: float = 1.25
     sampling: Sampling = "opencv4"
     category: str = ""
+    categories: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     license: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     training: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -125,6 +128,13 @@ class ModelSpec:
                 problems.append(f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}")
         if type(self.blur_kernel) is not int or self.blur_kernel < 3 or self.blur_kernel % 2 == 0:
             problems.append(f"blur_kernel must be an odd integer of at least 3, got {self.blur_kernel!r}")
+        for category, channels in self.categories.items():
+            if len(channels) != 2 or not 0 <= channels[0] < channels[1] <= k:
+                problems.append(
+                    f"categories: {category!r} must have channels [begin, end) within 0..{k}, got {channels}"
+                )
+            elif any(not channels[0] <= flips[i] < channels[1] for i in range(*channels) if i < len(flips)):
+                problems.append(f"flip_indices lead out of the channels {list(channels)} of the category {category!r}")
         if self.codec == "udp" and self.flip_shift:
             problems.append("flip_shift belongs to msra models: udp heatmaps are already aligned under a flip")
         if len(self.mean) != 3 or len(self.std) != 3 or any(not v > 0 for v in self.std):
@@ -255,6 +265,12 @@ def _boolean(value: Any) -> bool:
     return value
 
 
+def _categories(value: Any) -> dict[str, tuple[int, ...]]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object of channel ranges [begin, end), got {value!r}")
+    return {_string(k): _integers(v) for k, v in value.items()}
+
+
 def _metrics(value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
         raise TypeError(f"expected an object of numbers, got {value!r}")
@@ -284,6 +300,7 @@ _FROM_JSON: dict[str, Any] = {
     "padding": _number,
     "sampling": _string,
     "category": _string,
+    "categories": _categories,
     "license": _string,
     "metrics": _metrics,
     "training": _texts,

@@ -394,3 +394,19 @@ def test_bundled_model_predicts() -> None:
     side = max(sample.box[2] - sample.box[0], sample.box[3] - sample.box[1])
     # A rendered garment like those of the training: a tenth of the box is a gross error (left for right).
     assert distance.mean() < 0.1 * side
+
+
+def test_categories_that_do_not_fit(tmp_path: Path, udp: Path) -> None:
+    frame, boxes = np.zeros((50, 50, 3), np.uint8), [[0, 0, 20, 20], [5, 5, 30, 30]]
+    path = write_painter(tmp_path / "m.onnx", painter_spec(categories={"warm": (0, 2), "cool": (2, 3)}))
+    with Predictor(path) as predictor:
+        for categories, message in (
+            (["warm"], "2 names, one for each box, got 1 categories"),
+            ("warm", "got the text 'warm'"),
+            (["warm", "hot"], "no category 'hot'; it has warm, cool"),
+        ):
+            with pytest.raises(InputError, match=message):
+                predictor.predict(frame, boxes, categories=categories)
+        assert len(predictor.predict(frame, [], categories=[])) == 0
+    with Predictor(udp) as predictor, pytest.raises(InputError, match="it has none"):
+        predictor.predict(frame, boxes, categories=["warm", "warm"])

@@ -259,3 +259,19 @@ def test_the_command_line_draws_from_the_same_score_as_the_library() -> None:
     from edgepose import cli, result
 
     assert inspect.signature(cli.predict).parameters["min_score"].default == result.MIN_SCORE
+
+
+def test_categories_name_the_landmarks_that_belong_to_a_box() -> None:
+    spec = painter_spec(categories={"warm": (0, 2), "cool": (2, 3)})
+    keypoints = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    scores = np.array([[0.5, 0.7, 0], [0, 0, 0.9]])
+    boxes = np.array([[0, 0, 9, 9], [1, 1, 5, 5]])
+    result = PoseResult(keypoints, scores, boxes, spec, (20, 20), categories=("warm", "cool"))
+    warm, cool = result.to_dict()["objects"]
+    assert (warm["category"], list(warm["keypoints"]), warm["score"]) == ("warm", ["red", "green"], 0.6)
+    assert (cool["category"], list(cool["keypoints"]), cool["score"]) == ("cool", ["blue"], 0.9)
+    assert [len(row["keypoints"]) for row in result.to_coco()] == [6, 3]
+    assert result[1].categories == result[[False, True]].categories == result[1:].categories == ("cool",)
+    assert pickle.loads(pickle.dumps(result)).categories == ("warm", "cool")
+    with pytest.raises(InputError, match="categories must be 2 names"):
+        PoseResult(keypoints, scores, boxes, spec, (20, 20), categories=("warm",))

@@ -148,3 +148,25 @@ def test_a_spec_is_hashable_and_keeps_its_own_metrics() -> None:
     metrics["PCK@0.2"] = 0.1
     assert spec.metrics == {"PCK@0.2": 0.9}
     assert hash(spec) == hash(ModelSpec.from_json(spec.to_json()))
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ({"warm": (0, 4)}, "within 0..3"),
+        ({"warm": (2, 2)}, "within 0..3"),
+        ({"warm": (0, 1, 2)}, "within 0..3"),
+        ({"warm": 3}, "expected a list of integers"),
+        ([0, 1], "expected an object of channel ranges"),
+        ({"warm": (0, 1), "cool": (1, 3)}, "flip_indices lead out of the channels .* of the category 'warm'"),
+    ],
+)
+def test_categories_that_do_not_fit(categories: object, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        painter_spec(flip_indices=(1, 0, 2), categories=categories)
+
+
+def test_categories_survive_json() -> None:
+    spec = painter_spec(categories={"warm": (0, 2), "cool": [2, 3]})
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    assert spec.categories["cool"] == (2, 3)

@@ -39,6 +39,7 @@ class Pipeline(Protocol):
         frame: Any,  # of `read`
         boxes: NDArray[np.float32],  # (N, 4) xyxy, frame px, validated, N >= 1
         stream: Any = None,  # CUDA stream that the frame is being written on
+        channels: NDArray[np.int32] | None = None,  # (N, 2) [begin, end): the heatmaps to decode; None: all
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], Timings]:
         """Keypoints (N, K, 2) float32, frame px, scores (N, K) float32, and how long the stages took."""
         ...

@@ -207,7 +207,11 @@ class DevicePipeline:
         return view, view.size
 
     def run(
-        self, frame: FrameView, boxes: NDArray[np.float32], stream: Any = None
+        self,
+        frame: FrameView,
+        boxes: NDArray[np.float32],
+        stream: Any = None,
+        channels: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], Timings]:
         """Keypoints, scores, timings; waits for the GPU, so the caller may reuse the frame's memory at once."""
         start = perf_counter()
@@ -222,7 +226,7 @@ class DevicePipeline:
             try:
                 located = self._locate(frame, plan.window, stream)
                 for chunk, part in enumerate(parts):
-                    self._chunks[chunk].write(part, frame.size, located, plan, places)
+                    self._chunks[chunk].write(part, frame.size, located, plan, places, channels)
                     self._launch(chunk, part.stop - part.start)
                 launched = perf_counter()
                 unseen = ~geometry.crops_see_frame(inverses, spec.input_size, frame.size)  # while the GPU works

@@ -32,12 +32,19 @@ class HostPipeline:
         return image, (image.shape[1], image.shape[0])
 
     def run(
-        self, frame: NDArray[np.uint8], boxes: NDArray[np.float32], stream: Any = None
+        self,
+        frame: NDArray[np.uint8],
+        boxes: NDArray[np.float32],
+        stream: Any = None,
+        channels: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], Timings]:
         """``stream`` means nothing here: the frame is in host memory."""
         clock = _Clock()
         step = len(self.engine.input_buffer)
-        parts = [self._run_chunk(frame, boxes[first : first + step], clock) for first in range(0, len(boxes), step)]
+        parts = []
+        for first in range(0, len(boxes), step):
+            chunk = slice(first, first + step)
+            parts.append(self._run_chunk(frame, boxes[chunk], None if channels is None else channels[chunk], clock))
         keypoints, scores = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return keypoints, scores, Timings(clock.crop, clock.network, clock.decode)
 
@@ -46,7 +53,11 @@ class HostPipeline:
         self.engine.close()
 
     def _run_chunk(
-        self, image: NDArray[np.uint8], boxes: NDArray[np.float32], clock: _Clock
+        self,
+        image: NDArray[np.uint8],
+        boxes: NDArray[np.float32],
+        channels: NDArray[np.int32] | None,
+        clock: _Clock,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Keypoints (n, K, 2), frame px, and scores (n, K) of n boxes that fit into the input buffer."""
         spec = self._spec
@@ -67,6 +78,7 @@ class HostPipeline:
             flipped=flipped,
             flip_indices=spec.flip_indices,
             flip_shift=spec.flip_shift,
+            channel_ranges=channels,
             cells_to_frame=geometry.cells_to_frame(inverses, spec),
         )
         visible = geometry.crops_see_frame(inverses, spec.input_size, (image.shape[1], image.shape[0]))

@@ -36,11 +36,17 @@ class Chunk:
         self.record_address, self.results_address = self.record.ctypes.data, self.results.ctypes.data
         self._header, instances = call_views(self.record, crops)
         self._sample, self._place, self._first = (instances[name] for name in ("sample", "place", "first"))
-        self._halvings = instances["halvings"]
-        instances["channels"] = (0, keypoints)
+        self._halvings, self._channels = instances["halvings"], instances["channels"]
+        self._all_channels = (0, keypoints)
 
     def write(
-        self, part: slice, size: tuple[int, int], located: Located, plan: CropPlan, places: NDArray[np.float64]
+        self,
+        part: slice,
+        size: tuple[int, int],
+        located: Located,
+        plan: CropPlan,
+        places: NDArray[np.float64],
+        channels: NDArray[np.int32] | None,
     ) -> None:
         """Fill the record for the boxes ``part`` of a frame of ``size`` (w, h) that lies at ``located``."""
         count = part.stop - part.start
@@ -50,6 +56,7 @@ class Chunk:
         self._place[:count] = places[part]
         self._first[:count] = plan.first[part]
         self._halvings[:count] = plan.halvings[part]
+        self._channels[:count] = self._all_channels if channels is None else channels[part]
 
 
 class WindowUpload:

@@ -92,6 +92,28 @@ def test_any_number_of_boxes(open_gpu: Open, tmp_path: Path, count: int) -> None
         assert_same(predictor.predict(frame, boxes), expected)
 
 
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_categories_choose_the_channels(
+    open_gpu: Open, scene: tuple[np.ndarray, np.ndarray], tmp_path: Path, flip_test: bool
+) -> None:
+    """One network for several categories: each box reads its own channels, on the CPU and on the GPU."""
+    frame, boxes = scene
+    spec = painter_spec(categories={"warm": (0, 2), "cool": (2, 3)})
+    names = ["cool", "warm", "cool"]
+    with Predictor(write_painter(tmp_path / "cpu.onnx", spec), flip_test=flip_test, max_batch=2) as cpu:
+        everything = cpu.predict(frame, boxes[:3])
+        expected = cpu.predict(frame, boxes[:3], categories=names)
+    predictor = open_gpu(spec, max_batch=2, flip_test=flip_test)
+    result = predictor.predict(frame, boxes[:3], categories=names)
+    assert_same(result, expected)
+    own = np.array([[False, False, True], [True, True, False], [False, False, True]])
+    for found in (expected, result):
+        assert found.categories == ("cool", "warm", "cool")
+        assert (found.scores[~own] == 0).all()
+    np.testing.assert_array_equal(expected.keypoints[own], everything.keypoints[own])
+    assert_same(predictor.predict(frame, boxes[:3]), everything)  # the next call names none
+
+
 def test_no_box_launches_nothing(open_gpu: Open, cupy_on_cpu: Any) -> None:
     predictor = open_gpu(painter_spec(), max_batch=1)
     before = dict(cupy_on_cpu.statistics)
