@@ -40,7 +40,8 @@ from edgepose.enginefile import (
     platform_here,
     sidecar_path,
 )
-from edgepose.errors import EngineError, InputError, MissingDependencyError, ModelError
+from edgepose.engines.onnxruntime import import_onnxruntime, session_options
+from edgepose.errors import EngineError, InputError, ModelError
 from edgepose.files import check_writable, write_all_atomically
 from edgepose.models import ENGINE_SUFFIXES, bundled_models, find_model
 from edgepose.parity import ParityReport, Reference, compare, run_in_batches
@@ -347,12 +348,8 @@ def _run_session(session: Any, name: str, part: NDArray[np.float32], spec: Model
 
 
 def _session(model: onnx.ModelProto) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong comes as an exception
+    onnxruntime = import_onnxruntime()
+    options = session_options(onnxruntime, threads=None)
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen classes of its own, and plain RuntimeError

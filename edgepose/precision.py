@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from edgepose.errors import ModelError
 
-__all__ = ["rounded_to_fp16", "to_fp16", "to_fp32"]
+__all__ = ["FLOAT16_MAX", "rounded_to_fp16", "to_fp16", "to_fp32"]
 
 FLOAT16_MAX = 65504.0
 _STANDARD = ("", "ai.onnx")

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OPTIONS", "forget", "kernel", "source"]
+__all__ = ["OPTIONS", "forget", "import_cupy", "kernel", "source"]
 
 # No fast math: the twins' arithmetic is the specification. And a * b + c is two operations unless a kernel says fma: so
 # the tests that run these files on the CPU see the GPU's numbers, bit for bit, transcendental functions apart.
@@ -40,15 +40,21 @@ def kernel(file: str, name: str, defines: Mapping[str, str | int]) -> Any:
         ImportError: CuPy or NVRTC is not installed.
         RuntimeError: NVRTC refused the source (its log is in the message), or does not know the GPU.
     """
-    try:
-        import cupy
-    except ImportError as error:
-        raise ImportError(f"the CUDA kernels need CuPy, which cannot be imported ({error}): {INSTALL}") from error
+    cupy = import_cupy()
     key = (cupy.cuda.Device().id, file, name, *sorted(defines.items()))
     with _lock:
         if key not in _kernels:
             _kernels[key] = cupy.RawModule(path=str(_machine_code(cupy, file, defines))).get_function(name)
         return _kernels[key]
+
+
+def import_cupy() -> Any:
+    """The module ``cupy``. Raises ImportError, with the command that installs it."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(f"the CUDA kernels need CuPy, which cannot be imported ({error}): {INSTALL}") from error
+    return cupy
 
 
 def source(file: str, defines: Mapping[str, str | int]) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._call import call_size, call_views
-from ._compile import INSTALL, kernel
+from ._compile import import_cupy, kernel
 from ._crop import Sampling, _invert, check_normalisation, check_sampling, check_size, plan_crops
+from ._cuda_arrays import check_array, check_call, check_device
 
 __all__ = ["crop_warp", "prepare_crop_warp"]
 
@@ -50,7 +51,7 @@ def crop_warp(
         ValueError, TypeError: as the twin, and for arrays of another device.
         ImportError: CuPy or NVRTC is not installed.
     """
-    cupy = _import_cupy()
+    cupy = import_cupy()
     width, height = check_size(input_size)
     frame = _check_frame(cupy, frame)
     inverses = _invert(affines)
@@ -64,7 +65,7 @@ def crop_warp(
     elif out is None:
         out = cupy.empty((count, 3, height, width), np.float32)
     else:
-        _check_array(cupy, out, "out", ("float32", "float16"), (count, 3, height, width))
+        check_array(cupy, out, "out", ("float32", "float16"), (count, 3, height, width))
     if count == 0:
         return out
     frame_height, frame_width = frame.shape[:2]
@@ -104,10 +105,10 @@ def prepare_crop_warp(
         TypeError: a dtype that does not fit, or not a CuPy array.
         ImportError: CuPy or NVRTC is not installed.
     """
-    cupy = _import_cupy()
+    cupy = import_cupy()
     check_sampling(sampling)
     normalise = check_normalisation(mean, std)
-    _check_array(cupy, out, "out", ("uint8",) if normalise is None else ("float32", "float16"))
+    check_array(cupy, out, "out", ("uint8",) if normalise is None else ("float32", "float16"))
     crops, width, height = _check_crops(out, planes=normalise is not None)
     grid = (-(-width // TILE[0]), -(-height // TILE[1]), crops)
     if max(grid[1:]) > LONGEST_GRID:
@@ -115,15 +116,10 @@ def prepare_crop_warp(
             f"out must have at most {LONGEST_GRID} crops of {LONGEST_GRID * TILE[1]} rows, got {out.shape}"
         )
     if mirrored is not None:
-        _check_array(cupy, mirrored, "mirrored", (out.dtype.name,), out.shape)
+        check_array(cupy, mirrored, "mirrored", (out.dtype.name,), out.shape)
         if abs(mirrored.data.ptr - out.data.ptr) < out.nbytes:
             raise ValueError("mirrored and out must not overlap")
-    _check_array(cupy, call, "call", ("uint8",))
-    if call.nbytes < call_size(crops) or call.data.ptr % 8:
-        raise ValueError(
-            f"call must hold {call_size(crops)} bytes for {crops} crops, aligned to 8, "
-            f"got {call.nbytes} at {call.data.ptr:#x}"
-        )
+    check_call(cupy, call, crops)
     defines = {"OUT": OUT_TYPES[out.dtype.name], "SAMPLING": sampling.upper()}
     function = kernel("crop_warp.cu", "crop_warp", defines)
     means, stds = normalise or (np.zeros(3, np.float32), np.ones(3, np.float32))
@@ -145,14 +141,6 @@ def prepare_crop_warp(
     return launch
 
 
-def _import_cupy() -> Any:
-    try:
-        import cupy
-    except ImportError as error:
-        raise ImportError(f"the CUDA kernels need CuPy, which cannot be imported ({error}): {INSTALL}") from error
-    return cupy
-
-
 def _check_frame(cupy: Any, frame: Any) -> Any:
     """The frame as a CuPy array, not copied."""
     if not hasattr(frame, "__cuda_array_interface__"):
@@ -166,21 +154,8 @@ def _check_frame(cupy: Any, frame: Any) -> Any:
         raise ValueError(f"frame must have the shape (H, W, 3), H and W at least 1, got {frame.shape}")
     if max(frame.shape) > LONGEST_SIDE:
         raise ValueError(f"frame must have at most {LONGEST_SIDE} px a side, got {frame.shape}")
-    _check_device(cupy, frame, "frame")
+    check_device(cupy, frame, "frame")
     return frame
-
-
-def _check_array(
-    cupy: Any, array: Any, name: str, dtypes: tuple[str, ...], shape: tuple[int, ...] | None = None
-) -> None:
-    if not isinstance(array, cupy.ndarray) or array.dtype.name not in dtypes:
-        kind = array.dtype if isinstance(array, (cupy.ndarray, np.ndarray)) else type(array).__name__
-        where = " of the host" if isinstance(array, np.ndarray) else ""
-        raise TypeError(f"{name} must be a CuPy array of {' or '.join(dtypes)}, got {kind}{where}")
-    if not array.flags.c_contiguous or (shape is not None and array.shape != shape):
-        wanted = "" if shape is None else f" of shape {shape}"
-        raise ValueError(f"{name} must be a C-contiguous array{wanted}, got shape {array.shape}")
-    _check_device(cupy, array, name)
 
 
 def _check_crops(out: Any, *, planes: bool) -> tuple[int, int, int]:
@@ -190,9 +165,3 @@ def _check_crops(out: Any, *, planes: bool) -> tuple[int, int, int]:
         raise ValueError(f"out must have the shape {wanted}, each at least 1, got {out.shape}")
     height, width = out.shape[2:] if planes else out.shape[1:3]
     return out.shape[0], width, height
-
-
-def _check_device(cupy: Any, array: Any, name: str) -> None:
-    current = cupy.cuda.Device()
-    if array.device != current:
-        raise ValueError(f"{name} lies on GPU {array.device.id}, and CuPy's current device is GPU {current.id}")

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._call import call_size, call_views
-from ._compile import kernel
+from ._compile import import_cupy, kernel
+from ._cuda_arrays import check_array, check_call, check_device
 from ._decode import _gaussian
 from ._decode_arguments import Refinement, check_cells_to_frame, check_channel_ranges, check_flip, check_refinement
 
@@ -49,8 +50,7 @@ def decode_heatmaps(
         TypeError: heatmaps that are not CuPy arrays of float16 or float32; no conversion is made in silence.
         ImportError: CuPy or NVRTC is missing.
     """
-    import cupy
-
+    cupy = import_cupy()
     _check_maps(cupy, "heatmaps", heatmaps)
     blur_kernel = _check_refinement(refinement, blur_kernel)
     count, channels = heatmaps.shape[:2]
@@ -95,24 +95,21 @@ def prepare_decode_heatmaps(
         ValueError: a shape, layout, device or value that does not fit. TypeError: an array of the wrong kind or dtype.
         ImportError: CuPy or NVRTC is missing.
     """
-    import cupy
-
+    cupy = import_cupy()
     _check_maps(cupy, "heatmaps", heatmaps)
     blur_kernel = _check_refinement(refinement, blur_kernel)
     crops, channels = heatmaps.shape[:2]
     if not crops * channels:
         raise ValueError(f"heatmaps must hold at least one map, got the shape {heatmaps.shape}")
-    _check_buffer(cupy, "call", call, np.uint8)
-    if call.ndim != 1 or call.size < call_size(crops) or call.data.ptr % 8:
-        raise ValueError(f"call must be ({call_size(crops)},) bytes or more at a multiple of 8, got {call.shape}")
-    _check_buffer(cupy, "out", out, np.float32)
+    check_call(cupy, call, crops)
+    check_array(cupy, out, "out", ("float32",))
     if out.ndim != 3 or len(out) < crops or out.shape[1:] != (channels, 3):
         raise ValueError(f"out must be ({crops} or more, {channels}, 3), got {out.shape}")
-    _check_buffer(cupy, "heatmaps", heatmaps, heatmaps.dtype)
+    check_array(cupy, heatmaps, "heatmaps", (heatmaps.dtype.name,))
     mirror = None
     if flipped is not None:
-        _check_buffer(cupy, "flipped", flipped, heatmaps.dtype)
-        _check_buffer(cupy, "flip_indices", flip_indices, np.int32)
+        check_array(cupy, flipped, "flipped", (heatmaps.dtype.name,))
+        check_array(cupy, flip_indices, "flip_indices", ("int32",))
         check_flip(flip_indices.get(), heatmaps.shape, flipped.shape)
         mirror = _Mirror(flipped, flip_indices, flip_shift)
     number = REFINEMENTS.index(refinement)
@@ -184,8 +181,14 @@ def _check_refinement(refinement: str, blur_kernel: int) -> int:
 
 
 def _check_maps(cupy: Any, name: str, maps: Any, dtype: np.dtype[Any] | None = None) -> None:
-    """Heatmaps (N, K, h, w) of float16 or float32, or of the dtype asked for, on the current device."""
-    _check_array(cupy, name, maps)
+    """Heatmaps (N, K, h, w) of float16 or float32, or of the dtype asked for, on the current device; any strides."""
+    if not isinstance(maps, cupy.ndarray):
+        kind = f"{type(maps).__module__}.{type(maps).__qualname__}"
+        raise TypeError(
+            f"{name} must be a CuPy array, got {kind}: cupy.asarray({name}) uploads or shares it; "
+            "edgepose.kernels.reference.decode_heatmaps decodes on the host"
+        )
+    check_device(cupy, maps, name)
     if maps.dtype not in TYPES or dtype not in (None, maps.dtype):
         wanted = "float16 or float32" if dtype is None else f"{dtype} like heatmaps"
         raise TypeError(f"{name} must be {wanted}, got {maps.dtype}: {name}.astype(cupy.{dtype or 'float32'})")
@@ -194,24 +197,3 @@ def _check_maps(cupy: Any, name: str, maps: Any, dtype: np.dtype[Any] | None = N
     count, channels, height, width = maps.shape
     if height * width > LARGEST_MAP or count * channels > LARGEST_GRID:
         raise ValueError(f"{name} has too many maps or too large ones for the kernel, got {maps.shape}")
-
-
-def _check_buffer(cupy: Any, name: str, array: Any, dtype: Any) -> None:
-    """A C-contiguous array of this dtype on the current device."""
-    _check_array(cupy, name, array)
-    if array.dtype != dtype:
-        raise TypeError(f"{name} must be {np.dtype(dtype)}, got {array.dtype}")
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous, got the strides {array.strides} for the shape {array.shape}")
-
-
-def _check_array(cupy: Any, name: str, array: Any) -> None:
-    if not isinstance(array, cupy.ndarray):
-        kind = f"{type(array).__module__}.{type(array).__qualname__}"
-        raise TypeError(
-            f"{name} must be a CuPy array, got {kind}: cupy.asarray({name}) uploads or shares it; "
-            "edgepose.kernels.reference.decode_heatmaps decodes on the host"
-        )
-    device = cupy.cuda.Device().id
-    if array.device.id != device:
-        raise ValueError(f"{name} lies on GPU {array.device.id}, and the current one is {device}: use its Device")

@@ -131,11 +131,11 @@ def test_devices(tmp_path: Path) -> None:
 def test_threads_follow_the_cpus_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    from edgepose.engines.onnxruntime import _session_options
+    from edgepose.engines.onnxruntime import session_options
 
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
-    assert _session_options(onnxruntime, None).intra_op_num_threads == 3
-    assert _session_options(onnxruntime, 2).intra_op_num_threads == 2
+    assert session_options(onnxruntime, None).intra_op_num_threads == 3
+    assert session_options(onnxruntime, 2).intra_op_num_threads == 2
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
-    assert _session_options(onnxruntime, None).intra_op_num_threads == 0  # ONNX Runtime's own choice
+    assert session_options(onnxruntime, None).intra_op_num_threads == 0  # ONNX Runtime's own choice

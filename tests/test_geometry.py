@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from painter import painter_spec
 
+from edgepose import geometry
 from edgepose.errors import InputError
 from edgepose.geometry import crop_affines, heatmap_to_crop, invert_affines, transform_points, validate_boxes
 
@@ -183,3 +185,20 @@ def test_wrong_shapes():
         transform_points(np.zeros((2, 3, 2)), affine)
     with pytest.raises(InputError, match=r"\(\.\.\., 2\)"):
         heatmap_to_crop(np.zeros((2, 3)), "msra", SIZE, (48, 64))
+
+
+@pytest.mark.parametrize("codec", ["msra", "udp"])
+@pytest.mark.parametrize("size", [(192, 256), (256, 192), (17, 33)])
+def test_the_short_ways_give_the_long_ones_bits(codec: str, size: tuple[int, int]) -> None:
+    """Upright crops have arithmetic of their own, and so has what each predict computes at once."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(-3000, 6000, (2000, 2))
+    boxes = geometry.validate_boxes(np.concatenate([corner, corner + np.exp(rng.uniform(-2, 9, (2000, 2)))], axis=1))
+    affines = geometry.crop_affines(boxes, size, codec)
+    centre, width, height = geometry._centre_and_scale(boxes, *size, np.float64(1.25))
+    rotated = geometry._rotated_msra_affine if codec == "msra" else geometry._rotated_udp_affine
+    np.testing.assert_array_equal(affines, rotated(centre, np.stack([width, height], 1), np.zeros(len(boxes)), *size))
+    spec = painter_spec(codec, input_size=size)
+    at_once, inverses = geometry.crop_transforms(boxes, spec)
+    np.testing.assert_array_equal(at_once, affines)
+    np.testing.assert_array_equal(inverses, geometry.invert_affines(affines))

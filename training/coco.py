@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgepose.errors import InputError
+from edgepose.files import write_atomically
 from edgepose.media import read_photo
 
 __all__ = ["Annotation", "load_coco", "read_frame", "write_coco"]
@@ -162,6 +163,4 @@ def write_coco(
     kinds = [
         {"id": i, "name": n, "keypoints": list(keypoint_names), "skeleton": []} for i, n in enumerate(categories, 1)
     ]
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"images": images, "annotations": records, "categories": kinds}), encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(path, json.dumps({"images": images, "annotations": records, "categories": kinds}).encode())

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgepose.errors import InputError
-from edgepose.geometry import crop_affines, heatmap_to_crop, invert_affines, transform_points
+from edgepose.geometry import cells_to_frame, crop_affines, invert_affines
 from edgepose.kernels.reference import crop_warp, decode_heatmaps
 from edgepose.predictor import Predictor
 from edgepose.spec import ModelSpec
@@ -74,11 +74,13 @@ def evaluate(
             )
             for a, affine in zip(chunk, affines, strict=True)
         ]
-        locations, _ = decode_heatmaps(
-            forward(np.concatenate(images)), refinement=spec.refinement, blur_kernel=spec.blur_kernel
+        points, _ = decode_heatmaps(
+            forward(np.concatenate(images)),
+            refinement=spec.refinement,
+            blur_kernel=spec.blur_kernel,
+            cells_to_frame=cells_to_frame(invert_affines(affines), spec),
         )
-        points = heatmap_to_crop(locations, spec.codec, spec.input_size, spec.heatmap_size)
-        keypoints.extend(transform_points(points, invert_affines(affines)))
+        keypoints.extend(points)
     return score(keypoints, annotations)
 
 

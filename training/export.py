@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +19,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from edgepose.errors import InputError, MissingDependencyError, ModelError
-from edgepose.precision import rounded_to_fp16
+from edgepose.files import write_atomically
+from edgepose.precision import FLOAT16_MAX, rounded_to_fp16
 from edgepose.spec import ModelSpec
 from edgepose.training import models, recipes
 from edgepose.training.checkpoint import describe_checkpoint, load_checkpoint
@@ -47,7 +46,6 @@ CHECKED_BATCHES = (1, 3)
 # (seen: 2e-6). fp16: 11 significant bits through 50 to 300 layers (seen, ResNet-50 and HRNet-W48 with random weights:
 # 4e-4 from the arithmetic, 9e-4 from rounding the weights). A network whose activations overflow is far beyond both.
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def export_onnx(
             f"{spec.name}: float16 weights change the heatmaps by {rounding_error:.1e} of their maximum, more than "
             f"{TOLERANCE['fp16']:g}: export with fp32 weights"
         )
-    _write_atomically(path, data)
+    write_atomically(path, data)
     return ExportReport(path, len(data), precision, weights, max_error, rounding_error)
 
 
@@ -376,17 +374,3 @@ def _checked_output(path: str | Path) -> Path:
     if not path.parent.is_dir():
         raise InputError(f"the folder {str(path.parent)!r} does not exist: create it first")
     return path
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename: whoever reads `path` finds the old file or the whole new one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

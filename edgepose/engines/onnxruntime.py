@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgepose.errors import EngineError, MissingDependencyError, ModelError
 from edgepose.spec import ModelSpec
 
-__all__ = ["OnnxRuntimeEngine"]
+__all__ = ["OnnxRuntimeEngine", "import_onnxruntime", "session_options"]
 
 _DTYPES: dict[str, type[np.float32] | type[np.float16]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -38,16 +38,11 @@ class OnnxRuntimeEngine:
     device = "cpu"
 
     def __init__(self, path: Path, *, spec: ModelSpec | None, max_batch: int, threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"onnxruntime cannot be imported ({error}): pip install onnxruntime"
-            ) from error
+        onnxruntime = import_onnxruntime()
         self._source = str(path)
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(path), _session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
+                str(path), session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime raises a dozen classes of its own, and plain RuntimeError
             raise ModelError(
@@ -97,7 +92,17 @@ class OnnxRuntimeEngine:
         return np.asarray(heatmaps, dtype=np.float32)
 
 
-def _session_options(onnxruntime: Any, threads: int | None) -> Any:
+def import_onnxruntime() -> Any:
+    """The module. Raises MissingDependencyError, with the command that installs it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
+    return onnxruntime
+
+
+def session_options(onnxruntime: Any, threads: int | None) -> Any:
+    """Of every session on the CPU: quiet, and with as many threads as the process may use, or as asked for."""
     options = onnxruntime.SessionOptions()
     # Left to itself, ONNX Runtime starts a thread on each physical core and pins it there: the best choice on a whole
     # machine. In a container or under taskset, pinning to a CPU outside the process's set fails (a warning for each

@@ -172,7 +172,7 @@ class TensorRTEngine:
             self._cache_read = path.read_bytes()
             self._cache.deserialize(self._cache_read)  # False: of another GPU or version; RTX compiles anew
         except FileNotFoundError:
-            pass
+            pass  # the first load: `warmed_up` writes it
         except OSError as error:
             _log.warning("%s cannot be read (%s): TensorRT-RTX compiles its kernels again", path, error)
         config.set_runtime_cache(self._cache)

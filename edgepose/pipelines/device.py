@@ -26,6 +26,7 @@ from edgepose import geometry
 from edgepose.engines import DeviceEngine
 from edgepose.errors import EdgePoseError, EngineError, MissingDependencyError
 from edgepose.kernels._call import call_size
+from edgepose.kernels._compile import import_cupy
 from edgepose.kernels._crop import plan_crops
 from edgepose.kernels.cuda import prepare_crop_warp, prepare_decode_heatmaps
 from edgepose.pipelines.buckets import batch_buckets, network_runs
@@ -92,13 +93,8 @@ class DevicePipeline:
     def __init__(
         self, engine: DeviceEngine, spec: ModelSpec, *, flip_test: bool, max_batch: int, cuda_graph: bool
     ) -> None:
-        try:
-            import cupy
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"the GPU pipeline needs CuPy, which cannot be imported ({error}): pip install 'edgepose[cuda13]' "
-                "(or 'edgepose[cuda12]' for a driver that supports CUDA 12 only)"
-            ) from error
+        with _cuda_errors("importing CuPy"):
+            cupy = import_cupy()
         self.engine: DeviceEngine = engine
         self._cupy = cupy
         self._runtime = cupy.cuda.runtime
@@ -304,7 +300,7 @@ class _cuda_errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if kind is None or issubclass(kind, EdgePoseError):
             return
-        if issubclass(kind, ImportError):  # NVRTC is missing
+        if issubclass(kind, ImportError):  # CuPy or NVRTC is missing
             raise MissingDependencyError(str(error)) from error
         if kind is RuntimeError:  # NVRTC refused; the message says why
             raise EngineError(f"{self._doing}: {error}") from error
