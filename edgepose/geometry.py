@@ -25,6 +25,7 @@ from edgepose.spec import Codec, ModelSpec
 
 __all__ = [
     "cells_to_frame",
+    "centre_affines",
     "crop_affines",
     "crop_transforms",
     "crops_see_frame",
@@ -97,11 +98,29 @@ def crop_affines(
         return _upright_affines(array, width, height, codec, enlarged)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is refused below
         centre, scale_x, scale_y = _centre_and_scale(array, width, height, enlarged)
-        affine = _rotated_msra_affine if codec == "msra" else _rotated_udp_affine
-        radians = np.broadcast_to(np.deg2rad(angles), (len(array),))
-        affines = affine(centre, np.stack([scale_x, scale_y], axis=1), radians, width, height)
+    scales = np.stack([scale_x, scale_y], axis=1)
+    affines = centre_affines(centre, scales, (width, height), codec, rotation=angles)
     _check_finite(affines, array)
     return affines
+
+
+def centre_affines(
+    centres: NDArray[np.float32],  # (N, 2) frame px
+    scales: NDArray[np.float32],  # (N, 2) width and height, frame px, at the aspect ratio of input_size
+    input_size: Sequence[int],  # (w, h) of the crop, px
+    codec: Codec = "msra",
+    *,
+    rotation: ArrayLike = 0.0,  # () or (N,) degrees
+) -> NDArray[np.float64]:  # (N, 2, 3) frame px -> crop px
+    """:func:`crop_affines` for what MMPose calls centre and scale: augmentation moves and scales those, not boxes.
+
+    What is not finite in float32 comes out as not finite.
+    """
+    width, height = input_size
+    radians = np.broadcast_to(np.deg2rad(_floats("rotation", rotation)), (len(centres),))
+    affine = _rotated_msra_affine if codec == "msra" else _rotated_udp_affine
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return affine(centres, scales, radians, width, height)
 
 
 def crop_transforms(boxes: NDArray[np.float32], spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

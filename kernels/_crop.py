@@ -273,14 +273,17 @@ def _tap(cell: NDArray[np.int64], weight: NDArray[Any], limit: int) -> tuple[NDA
 
 def _fixed_point_axes(
     inverse: NDArray[np.float64], width: int, height: int
-) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
     """OpenCV 4's coordinates: ((x cell, x fraction), (y cell, y fraction)), the fraction in 1/32 px.
 
-    Each array is (h, w), or (1, w) or (h, 1) where it does not depend on the other axis (crops without rotation).
+    Each array is int32 or int64, (h, w), or (1, w) or (h, 1) where it does not depend on the other axis (crops without
+    rotation).
     """
     scale = float(1 << COORDINATE_BITS)
     x, y = np.arange(width), np.arange(height)
     axes = []
+    columns: NDArray[Any]
+    rows: NDArray[Any]
     for per_x, per_y, offset in inverse:
         columns = _to_int(per_x * x * scale)
         rows = _to_int((per_y * y + offset) * scale) + (1 << (COORDINATE_BITS - FRACTION_BITS - 1))
@@ -288,6 +291,8 @@ def _fixed_point_axes(
             rows = rows[:1]
         elif (columns == 0).all():
             columns = columns[:1]
+        if np.abs(rows).max() + np.abs(columns).max() < 1 << 31:  # 2 million px: half the memory to write
+            rows, columns = rows.astype(np.int32), columns.astype(np.int32)
         position = (rows[:, None] + columns) >> (COORDINATE_BITS - FRACTION_BITS)
         axes.append((position >> FRACTION_BITS, position & ((1 << FRACTION_BITS) - 1)))
     return axes[0], axes[1]

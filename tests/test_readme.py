@@ -32,7 +32,8 @@ def test_the_python_of_the_readme_runs(readme: str, tmp_path: Path, monkeypatch:
 
 
 def test_every_command_in_the_texts_exists(repository: Path) -> None:
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    commands = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
+    commands |= {group.name for group in app.registered_groups}
     for path in [repository / "README.md", repository / "CHANGELOG.md", *(repository / "docs").glob("*.md")]:
         text = path.read_text(encoding="utf-8")
         named = set(re.findall(r"(?:^|[`/])edgepose ([a-z][a-z-]+)(?= |`|$)", text, re.M))

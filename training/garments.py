@@ -1,4 +1,4 @@
-"""What `garment-landmarks` predicts: 8 landmarks of any garment, in the order of DeepFashion's ``full`` set.
+"""What the `garment-landmarks` models predict: 8 landmarks of any garment, in the order of DeepFashion's ``full`` set.
 
 Upper garments have six of them and lower garments four; the channels that a garment does not have are trained to stay
 empty, so that a low score says "not there". Left and right are the image's.
@@ -9,7 +9,9 @@ from __future__ import annotations
 from edgepose.spec import ModelSpec
 from edgepose.training.fashion import DEEPFASHION
 
-__all__ = ["ABSENT", "CATEGORIES", "garment_spec"]
+__all__ = ["ABSENT", "CATEGORIES", "GARMENT_NAMES", "garment_spec"]
+
+GARMENT_NAMES = ("garment-landmarks", "garment-landmarks-fast")  # the bundled models; see garment_landmarks.py
 
 CATEGORIES = ("upper", "lower", "full")
 
@@ -17,11 +19,11 @@ CATEGORIES = ("upper", "lower", "full")
 ABSENT = {"upper": (4, 5), "lower": (0, 1, 2, 3)}
 
 
-def garment_spec(input_size: tuple[int, int] = (192, 256)) -> ModelSpec:
-    """The model's spec, without the figures of a training run."""
+def garment_spec(input_size: tuple[int, int] = (192, 256), *, name: str = "garment-landmarks") -> ModelSpec:
+    """The spec of a garment model, without the figures of a training run. Mean and deviation are EfficientNet's."""
     landmarks = DEEPFASHION["full"]
     return ModelSpec(
-        name="garment-landmarks",
+        name=name,
         input_size=input_size,
         heatmap_size=(input_size[0] // 4, input_size[1] // 4),
         keypoint_names=landmarks.keypoint_names,
@@ -34,5 +36,7 @@ def garment_spec(input_size: tuple[int, int] = (192, 256)) -> ModelSpec:
         codec="udp",
         refinement="dark_udp",
         sampling="area",
+        mean=(127.0, 127.0, 127.0),
+        std=(128.0, 128.0, 128.0),
         license="Apache-2.0",
     )  # fmt: skip

@@ -1,121 +1,77 @@
-"""A plain trainer: one device, cosine schedule, averaged weights, resume, progress bar, TensorBoard scalars."""
+"""The trainer: from a network, samples and a `Schedule` to `best.pt`, through kills, signals and several processes.
+
+    trainer = Trainer(model, spec, dataset, validation, Schedule(epochs=210), "run", execution=Execution(workers=8))
+    trainer.resume()  # goes on from run/last.pt if it is there
+    trainer.fit()
+
+One process trains on one device. `torchrun --nproc-per-node 4 …` starts several that train as one.
+"""
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor, nn
 
 from edgepose.errors import InputError
 from edgepose.spec import ModelSpec
+from edgepose.training import checkpointing
 from edgepose.training.coco import Annotation
 from edgepose.training.dataset import LandmarkDataset
+from edgepose.training.distributed import connect
 from edgepose.training.evaluate import Evaluation, evaluate
+from edgepose.training.interrupt import Interrupt
+from edgepose.training.learner import Learner, NotFiniteError, arithmetic
+from edgepose.training.progress import PICTURES, Reporter, draw_batch
+from edgepose.training.sampling import EpochOrder, MicroBatches, load_ahead, next_sample
+from edgepose.training.schedule import Execution, Schedule
 
-__all__ = ["Schedule", "Trainer", "heatmap_loss"]
+__all__ = ["Execution", "Schedule", "Trainer"]
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how hard to train.
-
-    Attributes:
-        epochs: how often the real annotations are seen.
-        batch_size: crops in one step.
-        learning_rate: AdamW's peak rate, after ``warmup_steps``; it falls to ``final_rate`` of it along a cosine.
-        weight_decay: AdamW's.
-        average: decay of the exponential moving average of the weights, which is what is evaluated and exported.
-        foreground: how much more a heatmap's peak counts than its background, see :func:`heatmap_loss`.
-        extra_first, extra_last: extra (synthetic) samples in the first and in the last epoch, linear between.
-        evaluate_every: epochs between evaluations.
-        stop_after: end the run after this epoch, while the cosine still aims at ``epochs``; None: at ``epochs``.
-        seed: fixes weights, order and augmentation.
-    """
-
-    epochs: int = 100
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    final_rate: float = 0.01
-    warmup_steps: int = 200
-    weight_decay: float = 0.02
-    average: float = 0.998
-    foreground: float = 4.0
-    extra_first: int = 0
-    extra_last: int = 0
-    evaluate_every: int = 2
-    stop_after: int | None = None
-    seed: int = 0
-
-
-def heatmap_loss(
-    predicted: torch.Tensor,  # (B, K, h, w)
-    target: torch.Tensor,  # (B, K, h, w), peak 1
-    weights: torch.Tensor,  # (B, K)
-    foreground: float = 0.0,
-) -> torch.Tensor:
-    """Weighted mean squared error over the labelled channels only.
-
-    Channels with weight 0 neither add to the sum nor to the count (MMPose divides by all of them and so dilutes the
-    loss). A cell counts ``1 + foreground * target`` times: a peak covers 1 % of the cells, and without this a network
-    that starts from random weights spends its first epochs on learning to answer zero.
-    """
-    error = (predicted - target) ** 2 * (1 + foreground * target)
-    return (error.mean(dim=(2, 3)) * weights).sum() / weights.sum().clamp(min=1)
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """All ``count`` real samples, and some of the ``extra`` ones behind them, as (epoch, index) keys."""
-
-    def __init__(self, count: int, extra: int, schedule: Schedule) -> None:
-        self.count, self.extra, self.schedule = count, extra, schedule
-        self.epoch = 0
-
-    def extras(self, epoch: int) -> int:
-        """How many extra samples an epoch takes."""
-        s = self.schedule
-        t = epoch / max(s.epochs - 1, 1)
-        return min(round(s.extra_first + t * (s.extra_last - s.extra_first)), self.extra)
-
-    def __len__(self) -> int:
-        return self.count + self.extras(self.epoch)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng((self.schedule.seed, self.epoch))
-        chosen = self.count + rng.choice(self.extra, self.extras(self.epoch), replace=False) if self.extra else []
-        for index in rng.permutation(np.concatenate([np.arange(self.count), chosen]).astype(int)):
-            yield self.epoch, int(index)
+NAMED = 8  # image files that an error message lists
 
 
 class Trainer:
-    """Trains one model; everything that a resumed run needs is in ``folder/last.pt``.
+    """Trains one model.
+
+    In ``folder``, all written whole or not at all: ``last.pt``, everything that a resumed run needs; ``best.pt``, the
+    epoch with the best validation AUC; ``log.jsonl``, ``loss.png``, ``batch.png`` and TensorBoard events. After a kill
+    at any moment, :meth:`resume` and :meth:`fit` end with the weights of a run that was never stopped: bit by bit on a
+    CPU, and on CUDA where ``execution.deterministic`` is on.
 
     Args:
-        model: heatmap network; images (B, 3, h, w) normalised RGB -> (B, K, h/4, w/4).
+        model: heatmap network; images (B, 3, h, w) normalised RGB -> (B, outputs, h/4, w/4). It is moved to the device
+            and trained in place; frozen parameters stay as they are.
         spec: what the model is trained for.
-        dataset: the samples; the first ``real`` of them are all seen in every epoch, the rest are extras.
-        real: how many annotations are real; default: all.
+        dataset: the samples, fixed by (seed, epoch, index); the first ``real`` of them are all seen in every epoch, the
+            rest are extras.
         validation: annotations to evaluate on.
-        schedule: see :class:`Schedule`.
-        folder: checkpoints and TensorBoard events go here.
-        device: ``cpu`` or a torch device string.
-        workers: data loading processes.
+        schedule: what is learnt.
+        folder: of the run, for one run only.
+        real: how many samples are real; default: all.
+        channels: the outputs [begin, end) of the network that spec, dataset and validation are about; default: all.
+        execution: on what and how fast.
 
-    ``best.pt`` beside it is the epoch with the best validation AUC.
+    Attributes:
+        world: the processes of the run; only where ``world.is_main`` are files written.
+        epoch, position, step: epochs done, steps of the next one done, steps done in all.
+        best: epoch, step, auc and metrics of the best evaluation; None before the first.
+        history: a record of each epoch done.
 
     Raises:
-        InputError: the data do not fill one batch; while training: the loss is not finite.
+        InputError: the data do not fill one batch, the batch cannot be divided among processes and micro-batches, a
+            device is not there, or there is nothing to validate on.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         spec: ModelSpec,
         dataset: LandmarkDataset,
         validation: list[Annotation],
@@ -123,178 +79,304 @@ class Trainer:
         folder: str | Path,
         *,
         real: int | None = None,
-        device: str = "cpu",
-        workers: int = 2,
+        channels: tuple[int, int] | None = None,
+        execution: Execution = Execution(),
     ) -> None:
-        self.spec, self.schedule, self.validation = spec, schedule, validation
+        self.spec, self.schedule, self.execution = spec, schedule, execution
+        self.dataset, self.validation, self.channels = dataset, validation, channels
         self.folder = Path(folder)
-        self.device = torch.device(device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
-        self.averaged = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.world = connect(execution.device)
         real = len(dataset) if real is None else real
+        micro_batch = self._check(real)
+        self.order = EpochOrder(real, len(dataset) - real, schedule)
+        self.batches = MicroBatches(
+            self.order, rank=self.world.rank, processes=self.world.size, micro_batch=micro_batch
+        )
+        with self.world.together():
+            self.learner = Learner(
+                model, spec, schedule, execution, self.world, channels=channels, absent_weight=dataset.absent_weight
+            )
+        self.identity = checkpointing.identity(schedule, spec, dataset, real, self.learner.model)
+        self.epoch = self.position = self.step = 0
+        self.loss_sum = 0.0  # over the steps of the epoch that is under way
+        self.best: dict[str, Any] | None = None
+        self.history: list[dict[str, Any]] = []
+        self._random: list[dict[str, Tensor]] = []  # of the checkpoint, for the first step after it
+        self._started = False
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, with the weights of the last step."""
+        return self.learner.model
+
+    @property
+    def averaged(self) -> dict[str, Tensor]:
+        """The weights to evaluate, export and deploy: the moving average, or without one those of the last step."""
+        return self.learner.averaged
+
+    @averaged.setter
+    def averaged(self, weights: dict[str, Tensor]) -> None:
+        self.learner.averaged = weights
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of :attr:`averaged` on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.averaged.items()}
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.schedule.rate(self.step, self.epoch, self.order.total_steps())
+
+    # Running --------------------------------------------------------------------------------------
+
+    def fit(self, log: Callable[[str], None] = print) -> None:
+        """Train to the last epoch, evaluating and saving on the way.
+
+        Args:
+            log: gets a line an epoch, in the first process.
+
+        Raises:
+            InputError: the folder cannot be written to or holds another run; a loss or gradient is not finite; a sample
+                cannot be read; the disk is full.
+            EdgePoseError: another process failed.
+            KeyboardInterrupt, SystemExit: after SIGINT and SIGTERM, once the step under way is done and saved.
+        """
+        with self.world.together(), arithmetic(self.execution, self.world.device), Interrupt() as interrupt:
+            if self.world.is_main:
+                self._prepare_folder()
+                with self._reporter(log) as reporter:
+                    self._run(reporter, interrupt)
+            else:
+                self._run(None, interrupt)
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate :attr:`averaged` on the validation annotations, in float32 and in this process alone."""
+        device = self.world.device
+
+        @torch.inference_mode()
+        def forward(images: np.ndarray) -> np.ndarray:
+            tensor = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
+            heatmaps: np.ndarray = model(tensor).float().cpu().numpy()
+            return heatmaps
+
+        with self.learner.averaged_weights() as model:
+            return evaluate(
+                forward, self.validation, self.spec, flip_test=self.schedule.flip_test, channels=self.channels
+            )
+
+    def _run(self, reporter: Reporter | None, interrupt: Interrupt) -> None:
+        if self.epoch == self.schedule.last_epoch:
+            return
+        self._seed()
+        self.learner.model.train()
+        self.batches.start = (self.epoch, self.position)
+        loading = load_ahead(
+            self.dataset, self.batches, workers=self.execution.workers, pin=self.world.device.type == "cuda"
+        )
+        with loading as samples:
+            while self.epoch < self.schedule.last_epoch:
+                while self.position < self.order.steps(self.epoch):
+                    if self._step(samples, reporter, interrupt):
+                        self._stop(reporter, interrupt)
+                    if self.execution.save_every and self.step % self.execution.save_every == 0:
+                        self._save_last()
+                self._end_epoch(reporter)
+        if interrupt.signal:  # it came while the last epoch was evaluated
+            raise interrupt.exception()
+
+    def _stop(self, reporter: Reporter | None, interrupt: Interrupt) -> NoReturn:
+        """Save in the middle of an epoch and leave."""
+        self._save_last()
+        if reporter:
+            reporter.record("stop", step=self.step, epoch=self.epoch + 1)
+            reporter.log(
+                f"stopped at step {self.step} of {self.order.total_steps(self.schedule.last_epoch)} (epoch "
+                f"{self.epoch + 1}) and saved: the same command goes on from {self.folder / 'last.pt'}"
+            )
+        raise interrupt.exception()
+
+    def _step(self, samples: Iterator[Any], reporter: Reporter | None, interrupt: Interrupt) -> bool:
+        """One optimiser step; returns whether to stop after it."""
+        began = time.perf_counter()
+        batch = [next_sample(samples) for _ in range(self.batches.accumulation)]
+        waited = time.perf_counter() - began
+        rate = self.rate()
+        try:
+            result = self.learner.step(batch, rate, step=self.step, stop=bool(interrupt.signal))
+        except NotFiniteError as error:
+            self._stop_at_bad_batch(error, batch, rate)
+        self.step += 1
+        self.position += 1
+        self.loss_sum += result.loss
+        if reporter:
+            reporter.step(self.step, self.epoch, result, rate=rate, seconds=time.perf_counter() - began, waited=waited)
+            if self.step <= PICTURES:
+                reporter.picture(self.step, draw_batch(*self.learner.batches(batch[0]), self.spec))
+        return result.stop
+
+    def _end_epoch(self, reporter: Reporter | None) -> None:
+        """Evaluate if it is time to, keep the best weights, save, report."""
+        last_rate = self.schedule.rate(self.step - 1, self.epoch, self.order.total_steps())
+        record: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            "loss": self.loss_sum / self.position,
+            "rate": last_rate,
+        }
+        due = record["epoch"] % self.schedule.evaluate_every == 0 or record["epoch"] == self.schedule.last_epoch
+        result = self.evaluate() if due and reporter else None
+        found = (
+            {"auc": float(result.auc), "metrics": {k: float(v) for k, v in result.metrics().items()}} if result else {}
+        )
+        found = self.world.from_main(found)
+        is_best = bool(found) and (self.best is None or found["auc"] > self.best["auc"])
+        if found:
+            record["metrics"] = found["metrics"]
+        if is_best:
+            self.best = {"epoch": record["epoch"], "step": self.step, **found}
+        self.epoch, self.position, self.loss_sum = self.epoch + 1, 0, 0.0
+        self.history.append(record)
+        if is_best and reporter:
+            checkpointing.save(
+                self.folder / "best.pt",
+                {"state_dict": dict(self.averaged), "evaluation": self.best, "spec": self.spec.to_json()},
+            )
+        # A kill between the two files leaves a last.pt that comes to this best.pt again.
+        self._save_last()
+        if reporter:
+            reporter.epoch(record, self.history)
+
+    def _seed(self) -> None:
+        """Torch's generators: as in the checkpoint, or fresh. Samples and their order depend on none of them."""
+        if self._random:
+            checkpointing.set_random_state(self._random[self.world.rank], self.world.device)
+        elif not self._started:
+            torch.manual_seed(self.schedule.seed + self.world.rank)  # CUDA's, too
+        self._random, self._started = [], True
+
+    # Checks and errors ----------------------------------------------------------------------------
+
+    def _check(self, real: int) -> int:
+        """The micro-batch. Raises InputError as the constructor says."""
+        schedule, processes, samples = self.schedule, self.world.size, len(self.dataset)
+        if not 0 <= real <= samples:
+            raise InputError(f"real counts the real ones among {samples} samples: expected 0 to {samples}, got {real}")
         if real < schedule.batch_size:
             raise InputError(
                 f"{real} samples do not fill one batch of {schedule.batch_size}: give more data or a smaller batch_size"
             )
-        self.sampler = EpochSampler(real, len(dataset) - real, schedule)
-        self.loader = DataLoader(
-            dataset, schedule.batch_size, sampler=self.sampler, num_workers=workers, drop_last=True,
-            pin_memory=self.device.type == "cuda", worker_init_fn=_one_thread,
-        )  # fmt: skip
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate)
-        self.epoch = self.step = 0
-        self.best = -1.0
+        if not self.validation:
+            raise InputError("validation is empty: give annotations to evaluate on")
+        if schedule.batch_size % processes:
+            raise InputError(
+                f"a batch_size of {schedule.batch_size} cannot be divided among {processes} processes: choose another "
+                "number of processes (torchrun --nproc-per-node)"
+            )
+        share = schedule.batch_size // processes
+        micro_batch = self.execution.micro_batch or share
+        if share % micro_batch:
+            fitting = [n for n in range(1, share + 1) if share % n == 0]
+            raise InputError(
+                f"a batch_size of {schedule.batch_size} is {share} crops for each of {processes} processes, and "
+                f"micro-batches of {micro_batch} do not fill them: expected one of {fitting}"
+            )
+        return micro_batch
 
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        sampler, batch = self.sampler, self.schedule.batch_size
-        return sum((sampler.count + sampler.extras(epoch)) // batch for epoch in range(self.schedule.epochs))
+    def _prepare_folder(self) -> None:
+        checkpointing.prepare_folder(self.folder)
+        if self.step == 0 and not self._started and (self.folder / "last.pt").exists():
+            raise InputError(
+                f"{self.folder} holds a run already: call resume() to go on with it, or train into a new folder"
+            )
 
-    def rate(self, step: int, total: int) -> float:
-        """The learning rate at a step: linear warm-up, then a cosine."""
-        s = self.schedule
-        if step < s.warmup_steps:
-            return s.learning_rate * (step + 1) / s.warmup_steps
-        t = (step - s.warmup_steps) / max(total - s.warmup_steps, 1)
-        return s.learning_rate * (s.final_rate + (1 - s.final_rate) * 0.5 * (1 + float(np.cos(np.pi * min(t, 1)))))
-
-    def fit(self, log: Callable[[str], None] = print) -> None:
-        """Train to the last epoch, evaluating and saving on the way."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        # Tails of gradients and AdamW's moments become denormal numbers: 8 times slower on a CPU (measured).
-        torch.set_flush_denormal(True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        total = self.total_steps()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+    def _reporter(self, log: Callable[[str], None]) -> Reporter:
+        reporter = Reporter(
+            self.folder,
+            self.schedule,
+            total_steps=self.order.total_steps(self.schedule.last_epoch),
+            step=self.step,
+            epoch=self.epoch,
+            log=log,
         )
-        with SummaryWriter(str(self.folder)) as writer, Progress(*columns) as progress:
-            bar = progress.add_task("training", total=total, completed=self.step)
-            last = min(self.schedule.stop_after or self.schedule.epochs, self.schedule.epochs)
-            while self.epoch < last:
-                loss = self._train_epoch(total, lambda: progress.advance(bar))
-                self.epoch += 1
-                writer.add_scalar("loss", loss, self.step)
-                writer.add_scalar("learning_rate", self.rate(self.step, total), self.step)
-                progress.update(bar, description=f"epoch {self.epoch}/{self.schedule.epochs} loss {loss:.5f}")
-                if self.epoch % self.schedule.evaluate_every == 0 or self.epoch == last:
-                    result = self.evaluate()
-                    for name, value in result.metrics().items():
-                        writer.add_scalar(f"val/{name}", value, self.step)
-                    log(f"epoch {self.epoch} step {self.step} loss {loss:.5f} {result.metrics()}")
-                    if result.auc > self.best:
-                        self.best = result.auc
-                        self._save("best.pt")
-                self._save("last.pt")
+        device = self.world.device
+        reporter.record(
+            "start",
+            step=self.step,
+            epoch=self.epoch + 1,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            processes=self.world.size,
+            torch=torch.__version__,
+            execution=asdict(self.execution),
+            **self.identity,
+        )
+        return reporter
 
-    def _train_epoch(self, total: int, advance: Callable[[], None]) -> float:
-        self.model.train()
-        self.sampler.epoch = self.epoch
-        mean = torch.tensor(self.spec.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.spec.std, device=self.device).view(1, 3, 1, 1)
-        losses = []
-        for crops, heatmaps, weights in self.loader:
-            images = crops.to(self.device).flip(-1).permute(0, 3, 1, 2).float()  # BGR bytes -> RGB planes
-            images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate(self.step, total)
-            predicted = self.model(images)
-            loss = heatmap_loss(predicted, heatmaps.to(self.device), weights.to(self.device), self.schedule.foreground)
-            if not torch.isfinite(loss):
-                raise InputError(
-                    f"the loss is {loss.item()} at step {self.step}: lower the learning rate "
-                    f"({self.schedule.learning_rate}) or look for broken images; the last good state is last.pt"
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.step += 1
-            self._average()
-            losses.append(loss.item())
-            advance()
-        return float(np.mean(losses))
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        # a short memory at first, so that the average does not start from the random weights
-        decay = min(self.schedule.average, (1 + self.step) / (10 + self.step))
-        for name, value in self.model.state_dict().items():
-            if value.dtype.is_floating_point:
-                self.averaged[name].lerp_(value, 1 - decay)
-            else:
-                self.averaged[name].copy_(value)
-
-    def evaluate(self) -> Evaluation:
-        """Evaluate the averaged weights on the validation annotations."""
-        trained = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.averaged)
-        self.model.eval()
-        try:
-            return evaluate(self._forward, self.validation, self.spec)
-        finally:
-            self.model.load_state_dict(trained)
-
-    @torch.inference_mode()
-    def _forward(self, images: np.ndarray) -> np.ndarray:
-        tensor = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
-        heatmaps: np.ndarray = self.model(tensor).float().cpu().numpy()
-        return heatmaps
+    def _stop_at_bad_batch(self, error: NotFiniteError, batch: list[Any], rate: float) -> NoReturn:
+        """Keep the batch, name its images. All processes come here together."""
+        numbers = error.micro_batches
+        if not any(self.world.gather(bool(numbers))):
+            numbers = list(range(len(batch)))  # a gradient: all of them made it
+        keys = self.batches.of_step(self.epoch, self.position)
+        mine = [
+            {"files": [str(self.dataset.annotations[index].image) for _, index in keys[n]], **batch[n]._asdict()}
+            for n in numbers
+        ]
+        parts = [part for theirs in self.world.gather(mine) for part in theirs]
+        path, last = self.folder / "bad_batch.pt", self.folder / "last.pt"
+        if self.world.is_main:
+            checkpointing.save(path, {"step": self.step, "rate": rate, "what": error.what, "parts": parts})
+        files = list(dict.fromkeys(file for part in parts for file in part["files"]))
+        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+        raise InputError(
+            f"{error.what} at step {self.step + 1} (epoch {self.epoch + 1}, learning rate {rate:.3g}, "
+            f"{self.execution.precision}). The batch is in {path}; its images: {', '.join(files[:NAMED])}{more}. Look "
+            "for broken images or labels, lower the learning rate, or train in bf16 or fp32 if this was fp16. "
+            + (f"The last good state is {last}" if last.exists() else "No state was saved before it")
+        ) from None
 
     # Checkpoints ----------------------------------------------------------------------------------
 
-    def _save(self, name: str) -> None:
+    def _save_last(self) -> None:
+        random = self.world.gather(checkpointing.random_state(self.world.device))
+        if not self.world.is_main:
+            return
         state = {
-            "state_dict": self.averaged,
-            "trained": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.learner.state(),
             "epoch": self.epoch,
+            "position": self.position,
             "step": self.step,
-            "best": self.best,
-            "schedule": asdict(self.schedule),
+            "loss_sum": self.loss_sum,
+            "evaluation": self.best,
+            "history": self.history,
+            "random": random,
+            "identity": self.identity,
+            "execution": asdict(self.execution),
             "spec": self.spec.to_json(),
         }
-        part = self.folder / (name + ".part")
-        torch.save(state, part)
-        os.replace(part, self.folder / name)  # atomic: a killed run leaves the old file or the new one
+        checkpointing.save(self.folder / "last.pt", state)
 
     def resume(self) -> bool:
         """Go on from ``folder/last.pt`` if it is there; the run then ends as if it had never stopped.
 
+        Device, processes, micro-batches and precision may be others than before: the results are then equal up to
+        rounding (batch normalisation apart, which sees other groups of crops).
+
         Raises:
-            InputError: the checkpoint belongs to another schedule, spec or network.
+            InputError: the checkpoint belongs to another schedule, spec, data set or network, or is damaged.
         """
         path = self.folder / "last.pt"
-        if not path.exists():
-            return False
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        if state["schedule"] != asdict(self.schedule):
-            raise InputError(
-                f"{path} was made with another schedule: {state['schedule']}, now {asdict(self.schedule)}. "
-                "Resume with the same options, or train into a new folder."
-            )
-        if state["spec"] != self.spec.to_json():
-            raise InputError(f"{path} belongs to another model: {state['spec']}. Train into a new folder.")
-        try:
-            self.model.load_state_dict(state["trained"])
-        except RuntimeError as error:
-            raise InputError(f"{path} belongs to another network; train into a new folder. {error}") from None
-        self.averaged = state["state_dict"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        with self.world.together():
+            found = self.world.gather(path.exists())
+            if not any(found):
+                return False
+            if not all(found):
+                missing = [rank for rank, there in enumerate(found) if not there]
+                raise InputError(
+                    f"{path} is not visible to the processes {missing}: use a folder that all of them share"
+                )
+            state = checkpointing.load(path)
+            checkpointing.check_identity(path, state["identity"], self.identity)
+            self.learner.load_state(path, state)
+        self.epoch, self.position, self.step = state["epoch"], state["position"], state["step"]
+        self.loss_sum, self.best, self.history = state["loss_sum"], state["evaluation"], state["history"]
+        self._random = state["random"] if len(state["random"]) == self.world.size else []
         return True
-
-
-def _one_thread(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

@@ -6,6 +6,7 @@ Everything is drawn from the generator that the caller gives, so a sample is rep
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from edgepose.geometry import transform_points
 from edgepose.kernels.reference import crop_warp
 from edgepose.spec import ModelSpec
+from edgepose.training.holders import draw_holders
 
 __all__ = ["Augmentation", "augmented_crop"]
 
@@ -37,10 +39,13 @@ class Augmentation:
     color: float = 0.8
     invert_light: float = 0.03
     gray: float = 0.08
+    low_contrast: float = 0.0  # probability that little light is left between the darkest and the brightest
+    far: float = 0.0  # probability of a garment that covers few pixels: the camera stands away
     blur: float = 0.15
     noise: float = 0.25
     jpeg: float = 0.15
     shadow: float = 0.25
+    hold: float = 0.0  # probability of a hanger, grippers or pegs where the garment would hang; see `draw_holders`
     erase: float = 0.3  # probability of one to three opaque patches
     border: float = 0.15  # probability that the frame ends inside the crop
 
@@ -73,6 +78,8 @@ def augmented_crop(
     if flipped:
         order = list(spec.flip_indices)
         points, visible = points[order], visible[order]
+    if a.hold and rng.random() < a.hold:
+        draw_holders(crop, points, visible, rng)
     if rng.random() < a.border:
         cut_border(crop, rng)
     crop = vary_light(crop, a, rng)
@@ -112,21 +119,28 @@ def elastic_warp(
         The points (K, 2), given in affine crop px, where the warp takes them (by fixed-point iteration).
     """
     h, w = crop.shape[:2]
-    x, y = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-    target = np.stack([x, y], -1)
+    target = pixel_grid((w, h))
     result = points
     if strength > 0:
         cells = int(rng.integers(3, 7))
         coarse = rng.normal(0, strength * w, (cells + 1, cells, 2)).astype(np.float32)
         field = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC)
-        target += field
+        target = target + field
         for _ in range(8):  # the crop shows at p what lies at p + field(p): solve p + field(p) = point
             at = np.clip(np.rint(np.nan_to_num(result)), 0, (w - 1, h - 1)).astype(int)
             result = points - field[at[:, 1], at[:, 0]]
-    inverse = cv2.invertAffineTransform(affine).astype(np.float32)
-    source = target @ inverse[:, :2].T + inverse[:, 2]
+    source = cv2.transform(target, cv2.invertAffineTransform(affine).astype(np.float32))
     cv2.remap(frame, source, None, cv2.INTER_LINEAR, dst=crop, borderMode=cv2.BORDER_TRANSPARENT)
     return result.astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def pixel_grid(size: tuple[int, int]) -> Array:
+    """(h, w, 2) float32: x and y of each pixel; read-only."""
+    w, h = size
+    grid = np.stack(np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32)), -1)
+    grid.flags.writeable = False
+    return grid
 
 
 def cut_border(crop: Image, rng: np.random.Generator) -> None:
@@ -158,7 +172,15 @@ def vary_light(crop: Image, a: Augmentation, rng: np.random.Generator) -> Image:
         field = cv2.resize(
             rng.uniform(0.55, 1.25, (cells, cells)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC
         )
-        image = np.clip(image * field[..., None], 0, 255).astype(np.uint8)
+        product = image * field[..., None]
+        image = np.clip(product, 0, 255, out=product).astype(np.uint8)
+    if a.low_contrast and rng.random() < a.low_contrast:
+        span, level = rng.uniform(0.15, 0.5), rng.uniform(0, 1)
+        image = (image * span + (1 - span) * 255 * level).astype(np.uint8)
+    if a.far and rng.random() < a.far:
+        f = rng.uniform(0.15, 0.4)
+        small = cv2.resize(image, None, fx=f, fy=f, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
     if rng.random() < a.blur:
         if rng.random() < 0.7:
             image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.6))
@@ -168,7 +190,10 @@ def vary_light(crop: Image, a: Augmentation, rng: np.random.Generator) -> Image:
             image = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
     if rng.random() < a.noise:
         sigma = rng.uniform(2, 14)
-        image = np.clip(image + sigma * rng.standard_normal(image.shape, np.float32), 0, 255).astype(np.uint8)
+        noise = rng.standard_normal(image.shape, np.float32)
+        noise *= sigma
+        noise += image
+        image = np.clip(noise, 0, 255, out=noise).astype(np.uint8)
     if rng.random() < a.jpeg:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 85))]
         image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
@@ -176,12 +201,12 @@ def vary_light(crop: Image, a: Augmentation, rng: np.random.Generator) -> Image:
 
 
 def _vary_color(image: Image, rng: np.random.Generator) -> Image:
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(np.float32)
+    levels = np.arange(256, dtype=np.float32)
     hue = rng.normal(0, 12) if rng.random() < 0.6 else rng.uniform(0, 180)
-    hsv[..., 0] = (hsv[..., 0] + hue) % 180
-    hsv[..., 1] *= rng.uniform(0.4, 1.5)
-    image = cv2.cvtColor(np.clip(hsv, 0, (180, 255, 255)).astype(np.uint8), cv2.COLOR_HSV2BGR)
-    levels = np.arange(256, dtype=np.float32) / 255
+    tables = np.stack([(levels + hue) % 180, np.clip(levels * rng.uniform(0.4, 1.5), 0, 255), levels], -1)
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), tables.astype(np.uint8)[None])
+    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    levels = levels / 255
     curve = levels ** np.exp(rng.normal(0, 0.25))
     curve = (curve - 0.5) * rng.uniform(0.65, 1.35) + 0.5 + rng.normal(0, 0.08)
     gains = np.exp(rng.normal(0, 0.06, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,11 +14,14 @@ from edgepose.errors import InputError
 from edgepose.geometry import crop_affines, transform_points
 from edgepose.kernels.reference import crop_warp, decode_heatmaps
 
-pytest.importorskip("torch", reason="training needs PyTorch: pip install 'edgepose[train]'")
+torch = pytest.importorskip("torch", reason="training needs PyTorch: pip install 'edgepose[train]'")
 
+from edgepose.training.batches import Batches
 from edgepose.training.coco import load_coco, read_frame
-from edgepose.training.dataset import LandmarkDataset
+from edgepose.training.dataset import LandmarkDataset, collate
+from edgepose.training.fashion import DEEPFASHION2
 from edgepose.training.garments import ABSENT, garment_spec
+from edgepose.training.mmpose_transforms import MMPoseAugmentation
 from edgepose.training.synthesize import synthesize
 from edgepose.training.transforms import Augmentation, augmented_crop
 
@@ -69,7 +73,9 @@ def test_the_same_seed_gives_the_same_data_set(garments: Path, tmp_path: Path) -
 
 def test_without_augmentation_a_sample_is_the_runtimes_crop_and_its_target_decodes_to_the_label(garments: Path) -> None:
     annotations = load_coco(garments, 8)
-    crop, heatmaps, weights = LandmarkDataset(annotations, SPEC, absent=ABSENT)[4]
+    sample = LandmarkDataset(annotations, SPEC, absent=ABSENT)[4]
+    _, heatmaps, weights = Batches(SPEC, "cpu")(collate([sample]))
+    crop, heatmaps, weights = sample.crop, heatmaps[0], weights[0]
     annotation = annotations[4]
     affine = crop_affines(annotation.box[None], SPEC.input_size, SPEC.codec)
     frame = cv2.imread(str(annotation.image))
@@ -129,14 +135,68 @@ def test_a_sample_is_repeatable_and_epochs_differ(garments: Path) -> None:
     assert not (first[0] == later[0]).all()
 
 
+def test_a_category_fills_its_own_channels_of_the_unified_model(garments: Path) -> None:
+    """A vest's 15 keypoints go to channels 128 to 142 of 294, mirrored among themselves; no other is labelled."""
+    vest = DEEPFASHION2["vest"]
+    begin, end = vest.channels
+    flips = [s.channels[0] + i for s in DEEPFASHION2.values() for i in s.flip_indices]
+    unified = replace(
+        SPEC,
+        keypoint_names=tuple(f"{i}" for i in range(294)),
+        flip_indices=tuple(flips),
+        skeleton=(),
+        colors=(),
+        categories={name: s.channels for name, s in DEEPFASHION2.items()},
+    )
+    (plain, *_) = load_coco(garments, 8)
+    points = np.random.default_rng(0).uniform(20, 250, (15, 2)).astype(np.float32)
+    visible = np.float32([1, 0, 1] * 5)
+    annotation = replace(plain, keypoints=points, visible=visible, category="vest", first_channel=begin)
+    still = {"shift_probability": 0, "scale_probability": 0, "rotation_probability": 0}
+    for flip in (0, 1):
+        sample = LandmarkDataset([annotation], unified, augmentation=MMPoseAugmentation(flip=flip, **still))[0]
+        order = list(vest.flip_indices) if flip else list(range(15))
+        assert sample.keypoints.shape == (294, 2)
+        assert sample.visible[begin:end].tolist() == visible[order].tolist()
+        assert int(sample.visible.sum()) == int(visible.sum())
+        alone = replace(
+            SPEC, keypoint_names=vest.keypoint_names, flip_indices=vest.flip_indices, skeleton=(), colors=()
+        )
+        own = replace(annotation, first_channel=0)
+        expected = LandmarkDataset([own], alone, augmentation=MMPoseAugmentation(flip=flip, **still))[0]
+        assert torch.equal(sample.keypoints[begin:end], expected.keypoints)
+        assert torch.equal(sample.crop, expected.crop)
+    _, heatmaps, weights = Batches(unified, "cpu")(collate([sample]))
+    assert not weights[0, :begin].any()
+    assert not weights[0, end:].any()
+    assert heatmaps[0].amax((1, 2)).gt(0).sum() == weights.gt(0).sum() == visible.sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "absent", "message"),
+    [
+        ({"first_channel": 1}, {}, "its 8 keypoints, from channel 1 on, do not fit the 8 channels"),
+        ({"keypoints": np.zeros((6, 2), np.float32), "visible": np.ones(6, np.float32)}, {}, "its 6 keypoints"),
+        ({"visible": np.ones(8, np.float32)}, {"upper": (4, 5)}, "labelled that 'upper' never has"),
+        ({}, {"upper": (4,)}, "mirror landmark"),
+        ({}, {"upper": (7, 8)}, r"within 0\.\.7"),
+    ],
+)
+def test_annotations_that_do_not_fit_the_spec_are_refused(garments, change, absent, message: str) -> None:
+    (annotation, *_) = load_coco(garments, 8)
+    annotation = replace(annotation, **{"category": "upper", "visible": np.zeros(8, np.float32), **change})
+    with pytest.raises(InputError, match=message):
+        LandmarkDataset([annotation], SPEC, absent=absent)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda d: d.pop("categories"), "expected the COCO keys"),
-        (lambda d: d["annotations"][1].pop("bbox"), r"annotation 2: keys \['bbox'\] are missing"),
+        (lambda d: d["annotations"][1].pop("image_id"), r"annotation 2: keys \['image_id'\] are missing"),
         (lambda d: d["annotations"][1].update(image_id=99), "annotation 2: its image_id or category_id"),
         (lambda d: d["annotations"][1].update(keypoints=[1, 2, 2]), "annotation 2: expected 8 keypoints"),
-        (lambda d: d["annotations"][1].update(bbox=[900, 900, 5, 5]), "annotation 2: its box .* has no area"),
+        (lambda d: d["annotations"][1]["keypoints"].__setitem__(2, 3), "annotation 2: a keypoint's third number"),
         (
             lambda d: d["images"][1].update(file_name="gone.jpg"),
             r"annotation 2: image not found; .*gone\.jpg",

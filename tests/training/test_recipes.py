@@ -1,19 +1,22 @@
-"""The data sets' facts and the 19 recipes against what MMPose's files say."""
+"""The data sets' facts and the 19 published recipes against what MMPose's files say; and the recipes beyond them."""
 
 from __future__ import annotations
 
 import doctest
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from edgepose.cli import app
 from edgepose.errors import InputError
 from edgepose.spec import ModelSpec
-from edgepose.training import fashion, recipes
-from edgepose.training.recipes import RECIPES, Recipe
+from edgepose.training import fashion, recipe_text, recipes
+from edgepose.training.departures import depart, departures
+from edgepose.training.recipes import RECIPES, Figures, Recipe
 
 META = json.loads((Path(__file__).parents[1] / "data" / "reference" / "fashion_meta.json").read_text())
 SETS = META["datasets"]
@@ -37,10 +40,19 @@ def reference_recipes() -> list[tuple[str, dict[str, Any]]]:
     return pairs
 
 
-def test_there_are_the_19_names() -> None:
-    assert sorted(RECIPES) == sorted(name for name, _ in reference_recipes())
-    assert len(RECIPES) == 19
+PUBLISHED = [name for name, _ in reference_recipes()]
+
+
+def test_there_are_the_19_names_and_the_ones_that_the_table_lacks() -> None:
+    assert sorted(name for name, recipe in RECIPES.items() if recipe.published) == sorted(PUBLISHED)
+    assert len(PUBLISHED) == 19
+    categories = [f"deepfashion/{c}" for c in fashion.DEEPFASHION] + [f"deepfashion2/{c}" for c in fashion.DEEPFASHION2]
+    ours = {f"{c}/{a}" for c in (*categories, "deepfashion2/all") for a in ("resnet18", "hrnet_w32", "hrnet_w48")}
+    assert set(RECIPES) - set(PUBLISHED) == ours | {"deepfashion2/all/resnet50"}
     assert all(recipe.name == name for name, recipe in RECIPES.items())
+    for name in set(RECIPES) - set(PUBLISHED):
+        recipe = RECIPES[name]
+        assert (recipe.published, recipe.ours, recipe.checkpoint_url, recipe.metrics) == (None, None, "", {})
 
 
 @pytest.mark.parametrize("name", ["upper", "lower", "full"])
@@ -103,9 +115,12 @@ def test_recipe_says_what_mmpose_ran(name: str, facts: dict[str, Any]) -> None:
     assert recipe.flip_shift is model["test_cfg"]["shift_heatmap"]
     assert recipe.declares_udp is not facts["declared_equals_effective"]
 
+    config = next(config for config, other in META["recipes"].items() if other is facts)
+    assert recipe.source == f"MMPose 1.3.2, {config}"
     assert recipe.dataset == facts["dataset"].removesuffix("Dataset")
-    annotations = (recipe.train_annotations, recipe.val_annotations, recipe.test_annotations)
-    assert annotations == (facts["train_ann"], facts["val_ann"], facts["test_ann"])
+    splits = (recipe.train, recipe.validation, recipe.test)
+    assert [split.annotations for split in splits] == [(facts[f"{part}_ann"],) for part in ("train", "val", "test")]
+    assert recipe.categories == (recipe.category,)
     assert_same_augmentation(recipe, facts["train_steps"])
     assert_same_schedule(recipe, facts)
 
@@ -119,36 +134,49 @@ def test_recipe_says_what_mmpose_ran(name: str, facts: dict[str, Any]) -> None:
 
 def assert_same_augmentation(recipe: Recipe, steps: list[str]) -> None:
     assert "RandomHalfBody" not in steps
-    assert recipe.flip_probability == META["transform_defaults"]["RandomFlip"]["prob"]
+    ours = recipe.augmentation
+    assert ours.flip == META["transform_defaults"]["RandomFlip"]["prob"]
     assert recipe.padding == META["transform_defaults"]["GetBBoxCenterScale"]["padding"]
     box = META["transform_defaults"]["RandomBBoxTransform"]
-    assert (recipe.shift_factor, recipe.shift_probability) == (box["shift_factor"], box["shift_prob"])
-    assert [1 - recipe.scale_factor, 1 + recipe.scale_factor] == box["scale_factor"]
-    assert recipe.scale_probability == box["scale_prob"]
-    assert (recipe.rotation_factor, recipe.rotation_probability) == (box["rotate_factor"], box["rotate_prob"])
+    assert (ours.shift, ours.shift_probability) == (box["shift_factor"], box["shift_prob"])
+    assert [1 - ours.scale, 1 + ours.scale] == box["scale_factor"]
+    assert ours.scale_probability == box["scale_prob"]
+    assert (ours.rotation, ours.rotation_probability) == (box["rotate_factor"], box["rotate_prob"])
 
 
 def assert_same_schedule(recipe: Recipe, facts: dict[str, Any]) -> None:
-    assert facts["optimizer"]["optimizer"] == {"type": recipe.optimizer.capitalize(), "lr": recipe.learning_rate}
+    s = recipe.schedule
+    assert facts["optimizer"]["optimizer"] == {"type": s.optimizer.capitalize(), "lr": s.learning_rate}
+    assert (s.weight_decay, s.clip_norm, s.average) == (0, None, None)  # the configurations name none of these
     warmup, steps = facts["param_scheduler"]
-    assert (recipe.warmup_iterations, recipe.warmup_factor) == (warmup["end"], warmup["start_factor"])
-    assert (list(recipe.milestones), recipe.gamma) == (steps["milestones"], steps["gamma"])
-    assert (recipe.epochs, recipe.validation_interval) == (
-        facts["train_cfg"]["max_epochs"],
-        facts["train_cfg"]["val_interval"],
-    )
+    assert (s.warmup_steps, s.warmup_factor) == (warmup["end"], warmup["start_factor"])
+    assert (list(s.milestones), s.gamma) == (steps["milestones"], steps["gamma"])
+    assert (s.epochs, s.evaluate_every) == (facts["train_cfg"]["max_epochs"], facts["train_cfg"]["val_interval"])
+    assert s.flip_test is facts["model"]["test_cfg"]["flip_test"]
     assert (recipe.gpus, recipe.batch_per_gpu) == (facts["gpus_in_filename"], facts["batch_size_in_config"])
+    assert s.batch_size == recipe.gpus * recipe.batch_per_gpu
     assert recipe.base_batch_size == facts["auto_scale_lr"]["base_batch_size"]
+    assert facts["model"]["head"]["loss"] == {"type": "KeypointMSELoss", "use_target_weight": True}
+    assert (s.loss, recipe.as_mmpose().schedule) == ("masked", replace(s, loss="mmpose", foreground=0.0))
+
+
+def test_the_base_batch_size_is_not_the_batch_in_two_recipes() -> None:
+    others = [name for name in PUBLISHED if RECIPES[name].base_batch_size != RECIPES[name].schedule.batch_size]
+    assert others == ["deepfashion/upper/resnet50", "deepfashion/lower/resnet50"]
+    text = recipe_text.describe(RECIPES[others[0]])
+    assert "0.0005 as it stands for a batch of 512 (the configuration names 64, for an option that is off)" in text
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)
 def test_spec_describes_the_categorys_landmarks(recipe: Recipe) -> None:
     spec = recipe.spec()
     start, stop = recipe.landmarks.channels
+    every = recipe.category == "all"
     assert spec.num_keypoints == stop - start <= recipe.num_outputs
     assert spec.keypoint_names == recipe.landmarks.keypoint_names
     assert spec.flip_indices == recipe.landmarks.flip_indices
-    assert (spec.category, spec.codec, spec.flip_shift) == (recipe.category, "msra", recipe.flip_shift)
+    assert (spec.category or "all", spec.codec, spec.flip_shift) == (recipe.category, "msra", recipe.flip_shift)
+    assert bool(spec.categories) is every
     assert not spec.metrics  # published figures belong to published weights
     assert ModelSpec.from_json(spec.to_json()) == spec
 
@@ -173,10 +201,145 @@ def test_find_suggests_the_closest_name() -> None:
 
 def test_recipes_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        RECIPES["deepfashion/full/resnet50"].epochs = 1  # type: ignore[misc]
+        RECIPES["deepfashion/full/resnet50"].sigma = 1.0  # type: ignore[misc]
+    assert len(set(RECIPES.values())) == len(RECIPES)  # all of it can be hashed, so nothing in it can change
 
 
 def test_the_docstrings_example_runs() -> None:
     result = doctest.testmod(recipes)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+# All categories at once
+
+
+def test_the_unified_recipes_have_every_category_in_its_channels() -> None:
+    recipe = RECIPES["deepfashion2/all/resnet18"]
+    spec = recipe.spec()
+    assert list(spec.keypoint_names) == DEEPFASHION2["names"]
+    assert [list(link) for link in spec.skeleton] == DEEPFASHION2["skeleton_links"]
+    assert {name: list(channels) for name, channels in spec.categories.items()} == {
+        facts["name"]: [facts["start"], facts["stop"]] for facts in DEEPFASHION2["categories"]
+    }
+    first, second = VEST
+    assert (spec.flip_indices[first], spec.flip_indices[second]) == (second, first)
+    rest = [i for i in range(294) if i not in VEST]
+    assert [spec.flip_indices[i] for i in rest] == [DEEPFASHION2["flip_indices"][i] for i in rest]
+    assert recipe.train.annotations[6] == "train/deepfashion2_shorts_train.json"
+    assert len(recipe.train.annotations) == len(recipe.categories) == 13
+    assert recipe.landmarks.channels == (0, 294)
+
+
+def test_every_recipe_has_a_network() -> None:
+    torch = pytest.importorskip("torch", reason="networks need PyTorch: pip install 'edgepose[train]'")
+    from edgepose.training import models
+
+    for architecture in sorted({recipe.architecture for recipe in RECIPES.values()}):
+        with torch.device("meta"):  # shapes without numbers; a forward pass is test_models' business
+            network = models.create(architecture, 294)
+        assert network.head.final_layer.weight.shape[0] == 294
+
+
+# Departing from a recipe
+
+
+def test_departures_are_listed_and_milestones_move_with_the_length() -> None:
+    recipe = RECIPES["deepfashion2/trousers/resnet50"]
+    assert depart(recipe) == recipe
+    assert departures(recipe) == []
+    changed = depart(recipe, epochs=21, batch_size=64, loss="mmpose", seed=3)
+    assert departures(changed) == [
+        "epochs: 210 -> 21",
+        "batch_size: 128 -> 64",
+        "milestones: 170 and 200 -> 17 and 20",
+        "loss: masked -> mmpose",
+        "seed: 0 -> 3",
+        "learning_rate: stays 0.0005 (--scale-lr would make it 0.00025)",
+    ]
+    scaled = depart(recipe, batch_size=32, scale_rate=True)
+    assert departures(scaled) == ["batch_size: 128 -> 32", "learning_rate: 0.0005 -> 0.000125"]
+    assert depart(recipe, epochs=1).schedule.milestones == (1, 1)
+
+
+def test_departures_that_make_no_sense_are_refused() -> None:
+    recipe = RECIPES["deepfashion2/trousers/resnet50"]
+    with pytest.raises(InputError, match="declares what it is"):
+        depart(recipe, declared=True)
+    with pytest.raises(InputError, match="another batch size"):
+        depart(recipe, scale_rate=True)
+    with pytest.raises(InputError, match="epochs must be"):
+        depart(recipe, epochs=0)
+    udp = depart(RECIPES["deepfashion/full/hrnet_w48_udp"], declared=True)
+    assert departures(udp) == ["codec: msra -> udp", "refinement: shift -> dark_udp"]
+
+
+# Text
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)
+def test_a_recipe_can_be_read_in_a_minute(recipe: Recipe) -> None:
+    text = recipe_text.describe(recipe)
+    lines = text.splitlines()
+    assert len(lines) <= 45  # one screen
+    assert [line for line in lines if line and not line.startswith(" ")] == [
+        recipe.name,
+        "What is learnt",
+        f"On what: {recipe.dataset}, below --data",
+        "How",
+        "How it is tested",
+        "What came out",
+    ]
+    s = recipe.schedule
+    facts = (
+        recipe.architecture,
+        *recipe.train.annotations[:1],
+        recipe.train.images,
+        recipe.codec,
+        f"{s.epochs} epochs",
+    )
+    assert all(str(fact) in text for fact in (*facts, recipe.pretrained, s.learning_rate, s.batch_size))
+    assert ("not in MMPose's table" in text) is (recipe.published is None)
+    assert "not trained here" in text
+
+
+def test_our_figures_stand_beside_the_published_ones() -> None:
+    recipe = replace(RECIPES["deepfashion2/skirt/resnet50"], ours=Figures(0.961, 0.67, 15.9))
+    assert "ours          PCK@0.2 0.961, AUC 0.670, EPE 15.9 px" in recipe_text.describe(recipe)
+    cells = [next(iter(column.cells)) for column in recipe_text.recipe_table([recipe]).columns]
+    assert [cell.split() for cell in cells[-2:]] == [["0.952", "0.653", "16.6"], ["0.961", "0.670", "15.9"]]
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["recipes", *arguments])
+
+
+def test_the_command_lists_filters_and_shows() -> None:
+    lines = run().output.splitlines()
+    assert all(any(f" {name} " in line for line in lines) for name in RECIPES)
+    row = next(line for line in lines if "deepfashion/lower/resnet50" in line)
+    assert [cell.split() for cell in row.strip("│").split("│")][-2:] == [
+        ["0.965", "0.744", "10.5"],
+        ["not", "trained", "here"],
+    ]
+    filtered = run("--filter", "skirt hrnet").output
+    assert "deepfashion2/skirt/hrnet_w32" in filtered
+    assert "resnet" not in filtered
+    assert run("deepfashion2/skirt/resnet50").output.startswith("deepfashion2/skirt/resnet50\n")
+    assert run("--filter", "kimono").exit_code == 1
+    assert "did you mean" in run("deepfashion2/skirts/resnet50").stderr
+    assert run("deepfashion2/skirt/resnet50", "--filter", "skirt").exit_code == 1
+
+
+def test_the_command_prints_json() -> None:
+    listed = json.loads(run("--filter", "deepfashion2/all", "--json").output)
+    assert [recipe["name"].rpartition("/")[2] for recipe in listed] == [
+        "resnet50",
+        "resnet18",
+        "hrnet_w32",
+        "hrnet_w48",
+    ]
+    assert listed[0]["published"] is None
+    one = json.loads(run("deepfashion2/skirt/resnet50", "--json").output)
+    assert one["published"] == {"pck": 0.952, "auc": 0.653, "epe": 16.6}
+    assert one["schedule"]["milestones"] == [170, 200]

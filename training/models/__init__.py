@@ -17,12 +17,14 @@ except ModuleNotFoundError as error:
         "edgepose.training.models needs PyTorch, which is not installed: pip install 'edgepose[train]'"
     ) from error
 
+from edgepose.training.models.efficientnet_lite import EfficientNetLite
 from edgepose.training.models.head import HeatmapHead
 from edgepose.training.models.hrnet import HRNet
 from edgepose.training.models.network import PoseNetwork
+from edgepose.training.models.pyramid import PyramidHead
 from edgepose.training.models.resnet import ResNet
 
-__all__ = ["NAMES", "HRNet", "HeatmapHead", "PoseNetwork", "ResNet", "create"]
+__all__ = ["NAMES", "EfficientNetLite", "HRNet", "HeatmapHead", "PoseNetwork", "PyramidHead", "ResNet", "create"]
 
 NAMES = (
     "resnet18",
@@ -34,6 +36,8 @@ NAMES = (
     "hrnet_w18",
     "hrnet_w32",
     "hrnet_w48",
+    "efficientnet_lite0",
+    "efficientnet_lite2",
 )
 
 
@@ -42,7 +46,8 @@ def create(name: str, num_keypoints: int) -> PoseNetwork:
 
     Args:
         name: one of `NAMES`. `resnet18_w40` is the small one for CPUs: ResNet-18 with 40 instead of 64 channels in
-            its first stage and 128 in the head (5.55 M parameters with 8 keypoints).
+            its first stage and 128 in the head (5.55 M parameters with 8 keypoints). The EfficientNets have a light
+            pyramid head, and want images normalised by mean 127 and standard deviation 128.
         num_keypoints: K.
 
     Raises:
@@ -52,6 +57,8 @@ def create(name: str, num_keypoints: int) -> PoseNetwork:
         raise InputError(f"unknown model {name!r}; the models are: {', '.join(NAMES)}")
     if name == "resnet18_w40":
         return PoseNetwork(ResNet(18, width=40), num_keypoints, deconv_channels=128)
+    if name.startswith("efficientnet_lite"):
+        return PoseNetwork(EfficientNetLite(int(name[-1])), num_keypoints)
     family, _, size = name.partition("_w")
     if family == "hrnet":
         return PoseNetwork(HRNet(width=int(size)), num_keypoints)

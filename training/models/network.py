@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from edgepose.training.models.efficientnet_lite import EfficientNetLite
 from edgepose.training.models.head import HeatmapHead
 from edgepose.training.models.hrnet import HRNet
+from edgepose.training.models.pyramid import PyramidHead
 from edgepose.training.models.resnet import ResNet
 
 
@@ -13,17 +15,23 @@ class PoseNetwork(nn.Module):
     """A top-down heatmap model. Its state_dict has MMPose's names: `backbone.…`, `head.…`.
 
     Args:
-        backbone: ResNet (stride 32: the head enlarges eightfold) or HRNet (stride 4: the head is a 1x1 convolution).
+        backbone: ResNet (stride 32: the head enlarges eightfold), HRNet (stride 4: the head is a 1x1 convolution) or
+            EfficientNetLite (strides 4 to 32: the head is a pyramid).
         num_keypoints: K.
-        deconv_channels: width of the head's transposed convolutions; without effect on HRNet, which has none.
+        deconv_channels: width of the head's transposed convolutions; without effect on the others, which have none.
     """
 
-    def __init__(self, backbone: ResNet | HRNet, num_keypoints: int, *, deconv_channels: int = 256) -> None:
+    def __init__(
+        self, backbone: ResNet | HRNet | EfficientNetLite, num_keypoints: int, *, deconv_channels: int = 256
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = HeatmapHead(
-            backbone.out_channels, num_keypoints, deconv_channels if isinstance(backbone, ResNet) else None
-        )
+        self.head: nn.Module
+        if isinstance(backbone, EfficientNetLite):
+            self.head = PyramidHead(backbone.out_channels, num_keypoints)
+        else:
+            deconv = deconv_channels if isinstance(backbone, ResNet) else None
+            self.head = HeatmapHead(backbone.out_channels, num_keypoints, deconv)
         self.num_keypoints = num_keypoints
         initialise(self)
 
