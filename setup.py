@@ -10,6 +10,7 @@ setup(
         "edgepose.pipelines",
         "edgepose.kernels",
         "edgepose.training",
+        "edgepose.training.annotations",
         "edgepose.training.models",
         "edgepose.training.synthetic",
     ],
@@ -18,5 +19,6 @@ setup(
         "edgepose": ["py.typed"],
         "edgepose.models": ["*.onnx", "*.md"],
         "edgepose.kernels": ["*.cu", "*.cuh"],
+        "edgepose.training.annotations": ["*/*.json", "*/README.md", "*/LICENSE", "*/*.svg"],
     },
 )

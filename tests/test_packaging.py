@@ -39,6 +39,11 @@ def test_the_wheel_holds_every_source_file_the_kernels_and_the_models(wheel: Pat
         root = repository / folder
         prefix = "edgepose" if folder == "edgepose" else f"edgepose/{folder}"
         expected |= {f"{prefix}/{path.relative_to(root).as_posix()}" for path in root.rglob("*.py")}
+    labels = repository / "training/annotations"
+    suffixes = ("*/*.json", "*/README.md", "*/LICENSE", "*/*.svg")
+    published = {path.relative_to(labels).as_posix() for suffix in suffixes for path in labels.glob(suffix)}
+    assert {"garments_cc0/train.json", "garments_cc0/val.json", "garments_cc0/LICENSE"} <= published
+    expected |= {f"edgepose/training/annotations/{name}" for name in published}
     assert expected <= names, sorted(expected - names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     foreign = {name.split("/")[0] for name in names} - {"edgepose"}

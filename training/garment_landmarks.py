@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,17 +39,17 @@ class Stage:
         schedule: see :class:`Schedule`.
         repeats: how often an epoch sees a hand-labelled photo, by garment type or else category; once where neither is
             named.
-        repeats_reviewed: the same for the photos of reviewed.json.
+        repeats_pseudo: the same for the photos of pseudo.json.
         augmentation: how much the crops vary.
-        reviewed: train on reviewed.json too, photos that models labelled and a person looked through.
+        pseudo: train on pseudo.json too, photos that models labelled.
     """
 
     input_size: tuple[int, int]
     schedule: Schedule
     repeats: Mapping[str, int] = field(default_factory=dict)
-    repeats_reviewed: Mapping[str, int] = field(default_factory=dict)
+    repeats_pseudo: Mapping[str, int] = field(default_factory=dict)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    reviewed: bool = True
+    pseudo: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ GARMENT_RECIPES = {
                     ),
                     repeats=DRESSES_TWICE,
                     augmentation=replace(STRONG, hold=0.0),
-                    reviewed=False,
+                    pseudo=False,
                 ),
                 Stage(
                     input_size=(192, 256),
@@ -141,7 +142,7 @@ GARMENT_RECIPES = {
                         seed=1,
                     ),
                     repeats=RARE_TYPES,
-                    repeats_reviewed=DRESSES_TWICE,
+                    repeats_pseudo=DRESSES_TWICE,
                     augmentation=STRONG,
                 ),
             ),
@@ -154,7 +155,7 @@ GARMENT_RECIPES = {
                 Stage(
                     input_size=(128, 160),
                     schedule=Schedule(
-                        epochs=40,
+                        epochs=22,
                         learning_rate=8e-4,
                         final_rate=0.02,
                         warmup_steps=100,
@@ -187,7 +188,7 @@ def train_garment_landmarks(
 
     Args:
         name: a key of `GARMENT_RECIPES`.
-        data: a folder with train.json, val.json and maybe reviewed.json (COCO, 8 keypoints), as ``edgepose dataset
+        data: a folder with train.json, val.json and maybe pseudo.json (COCO, 8 keypoints), as ``edgepose dataset
             pair`` makes it.
         output: checkpoints, curves and events of stage 1, 2, … go to ``output/1``, ``output/2``, …
         init: ImageNet's weights of the backbone: the .pth file inside the package that the recipe names. None: random
@@ -201,20 +202,23 @@ def train_garment_landmarks(
         The network with the last stage's best weights (by validation AUC), and its spec with the validation figures.
 
     Raises:
-        InputError: the name is unknown, stages is empty, or the data are not there or broken.
+        InputError: the name is unknown, stages is empty, the data are not there or broken, or there are several
+            processes.
         ModelError: ``init`` cannot be read or is another network's.
     """
     if name not in GARMENT_RECIPES:
         raise InputError(f"{name!r} is no garment model: expected one of {', '.join(GARMENT_RECIPES)}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("the garment models are small: train them with one process, without torchrun")
     recipe = GARMENT_RECIPES[name]
     stages = recipe.stages if stages is None else stages
     if not stages:
         raise InputError("stages is empty: give at least one Stage")
     data, output, execution = Path(data), Path(output), execution or Execution()
     labelled, types = load_coco(data / "train.json", 8), _garment_types(data / "train.json")
-    reviewed = load_coco(data / "reviewed.json", 8) if (data / "reviewed.json").exists() else []
-    if not reviewed and any(stage.reviewed for stage in stages):
-        log(f"no reviewed.json in {data}: training on the {len(labelled)} photos of train.json only")
+    pseudo = load_coco(data / "pseudo.json", 8) if (data / "pseudo.json").exists() else []
+    if not pseudo and any(stage.pseudo for stage in stages):
+        log(f"no pseudo.json in {data}: training on the {len(labelled)} photos of train.json only")
     validation = load_coco(data / "val.json", 8)
     rendered = load_coco(extra, 8) if extra else []
 
@@ -225,7 +229,7 @@ def train_garment_landmarks(
         model.backbone.freeze(recipe.frozen)
     for number, stage in enumerate(stages, 1):
         real = _repeated(labelled, stage.repeats, types)
-        real += _repeated(reviewed, stage.repeats_reviewed, {}) if stage.reviewed else []
+        real += _repeated(pseudo, stage.repeats_pseudo, {}) if stage.pseudo else []
         spec = garment_spec(stage.input_size, name=name)
         dataset = LandmarkDataset(
             real + rendered, spec, augmentation=stage.augmentation, absent=ABSENT, seed=stage.schedule.seed
@@ -241,7 +245,7 @@ def train_garment_landmarks(
         spec,
         metrics=trainer.evaluate().metrics(),
         training={
-            "data": f"{len(labelled)} hand-labelled photos, {len(reviewed)} reviewed ones, {len(rendered)} rendered "
+            "data": f"{len(labelled)} hand-labelled photos, {len(pseudo)} pseudo-labelled ones, {len(rendered)} rendered "
             f"garments; validated on {len(validation)} other photos",
             "backbone": f"ImageNet weights of {recipe.pretrained} (Apache-2.0)" if init else "random weights",
             "command": f"edgepose train {name} --data {data.name}"

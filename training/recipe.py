@@ -75,7 +75,6 @@ class Recipe:
     pretrained: str  # where MMPose's backbone weights come from; yours come with --init
     augmentation: MMPoseAugmentation = field(default_factory=MMPoseAugmentation)
     codec: Codec = "msra"
-    sigma: float = 2.0  # of the target Gaussians, cells
     schedule: Schedule  # optimiser, rate, length and loss
     gpus: int  # schedule.batch_size = gpus * batch_per_gpu: batch normalisation sees batch_per_gpu crops
     batch_per_gpu: int
@@ -99,6 +98,11 @@ class Recipe:
     def categories(self) -> tuple[str, ...]:
         """The categories that are trained, one for each annotation file of a split."""
         return tuple(DEEPFASHION2) if self.category == "all" else (self.category,)
+
+    @property
+    def sigma(self) -> float:
+        """Of the target Gaussians, cells."""
+        return self.schedule.sigma
 
     @property
     def metrics(self) -> dict[str, float]:

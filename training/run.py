@@ -157,7 +157,6 @@ def _trainer(
     validation = limit_annotations(loaded.validation, validation_limit)
     channels = recipe.landmarks.channels
     trainer = Trainer(model, spec, dataset, validation, schedule, output, channels=channels, execution=execution)
-    trainer.learner.batches.sigma = recipe.sigma
     return trainer, start
 
 

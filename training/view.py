@@ -29,7 +29,7 @@ from edgepose.training.contact_sheet import (
     fit,
     landmark_colors,
 )
-from edgepose.training.fashion import DEEPFASHION2, DEEPFASHION2_CHANNELS
+from edgepose.training.fashion import DEEPFASHION, DEEPFASHION2, DEEPFASHION2_CHANNELS
 from edgepose.training.garments import ABSENT, GARMENT_NAMES, garment_spec
 from edgepose.training.jsonrecords import numbers_of, read_records
 from edgepose.training.mmpose_transforms import MMPoseAugmentation
@@ -310,7 +310,7 @@ def _trainer_tiles(items: Sequence[Labelled], view: TrainerView, seed: int) -> I
     from edgepose.training.dataset import LandmarkDataset
 
     spec = view.spec
-    annotations = [_in_channels(item.annotation, spec) for item in items]
+    annotations = [_in_channels(item, spec) for item in items]
     dataset = LandmarkDataset(annotations, spec, augmentation=view.augmentation, absent=view.absent, seed=seed)
     scale = min(PICTURE[0] / spec.input_size[0], PICTURE[1] / spec.input_size[1])
     size = (round(spec.input_size[0] * scale), round(spec.input_size[1] * scale))
@@ -335,18 +335,17 @@ def _trainer_tiles(items: Sequence[Labelled], view: TrainerView, seed: int) -> I
         yield Tile(picture, title, item.annotation.image.name)
 
 
-def _in_channels(annotation: Annotation, spec: ModelSpec) -> Annotation:
-    """The annotation with its landmarks in the channels that the recipe has for them."""
-    category, count = annotation.category.replace(" ", "_"), len(annotation.keypoints)
+def _in_channels(item: Labelled, spec: ModelSpec) -> Annotation:
+    """The object's annotation with its landmarks in the channels that the recipe has for them."""
+    annotation, own = item.annotation, item.spec.keypoint_names
     if spec.categories:
-        begin, end = spec.categories.get(category, (0, 0))
-        fits = end - begin == count
+        begin, end = spec.categories.get(annotation.category.replace(" ", "_"), (0, 0))
     else:
-        begin = 0
-        fits = count == spec.num_keypoints and (category not in DEEPFASHION2 or category == spec.category)
-    if not fits:
+        begin, end = 0, spec.num_keypoints
+    known = {landmarks.keypoint_names for landmarks in (*DEEPFASHION.values(), *DEEPFASHION2.values())}
+    if len(own) != end - begin or (own in known and own != spec.keypoint_names[begin:end]):
         raise InputError(
-            f"{annotation.image.name}: {spec.name} does not train the {count} landmarks of {annotation.category!r}: "
+            f"{annotation.image.name}: {spec.name} does not train the {len(own)} landmarks of {annotation.category!r}: "
             "pass a recipe of this data set, with --category where it is about one"
         )
     return replace(annotation, first_channel=begin)

@@ -35,11 +35,11 @@ TROUSERS = (
     {4: (78, 44), 5: (162, 44), 6: (83, 264), 7: (157, 264)},
 )
 DRESS = (
-    "M96 34 Q120 78 144 34 L160 34 Q146 76 164 96 L154 144 L196 268 L44 268 L86 144 L76 96 Q94 76 80 34 Z",
-    "M86 144 L154 144",
-    {0: (88, 34), 1: (152, 34), 2: (85, 66), 3: (155, 66), 4: (86, 144), 5: (154, 144), 6: (44, 268), 7: (196, 268)},
+    "M70 38 L98 34 Q120 84 142 34 L170 38 Q150 78 168 108 L156 152 L196 264 L44 264 L84 152 L72 108 Q90 78 70 38 Z",
+    "M84 152 L156 152",
+    {0: (98, 34), 1: (142, 34), 2: (79, 71), 3: (161, 71), 4: (84, 152), 5: (156, 152), 6: (44, 264), 7: (196, 264)},
 )
-GARMENTS = (("tops, outerwear", SHIRT), ("trousers, shorts, skirts", TROUSERS), ("dresses", DRESS))
+GARMENTS = (("tops, outerwear", SHIRT), ("trousers, shorts", TROUSERS), ("dresses", DRESS))
 
 
 def statistics(name: str) -> str:
@@ -69,30 +69,30 @@ def diagram() -> str:
     for place, (title, (outline, seams, points)) in enumerate(GARMENTS):
         lines = [
             f'<line x1="{points[a][0]}" y1="{points[a][1]}" x2="{points[b][0]}" y2="{points[b][1]}" '
-            f'stroke="{colors[a]}" stroke-width="3" stroke-dasharray="2 5" stroke-linecap="round"/>'
+            f'stroke="{colors[a]}" stroke-width="2.5" stroke-opacity="0.7"/>'
             for a, b in spec.skeleton
             if a in points and b in points
         ]
-        dots = [_dot(x, y, str(k), colors[k], side=-1 if k % 2 == 0 else 1) for k, (x, y) in points.items()]
+        dots = [_dot(x, y, k, colors[k]) for k, (x, y) in points.items()]
         shapes += [
             f'<g transform="translate({place * 270 + 20} 10)">',
             f'<path d="{outline}" fill="#e9edf2" stroke="#5b6673" stroke-width="2" stroke-linejoin="round"/>',
             f'<path d="{seams}" fill="none" stroke="#9aa5b1" stroke-width="1.5"/>',
             *lines,
             *dots,
-            f'<text x="120" y="300" text-anchor="middle" font-weight="bold">{title}</text>',
+            f'<text x="120" y="318" text-anchor="middle" font-weight="bold">{title}</text>',
             "</g>",
         ]
     legend = [
-        f'<g transform="translate({30 + k // 2 * 200} {352 + k % 2 * 24})">'
+        f'<g transform="translate({30 + k // 2 * 200} {366 + k % 2 * 24})">'
         f'<circle r="6" fill="{color}" stroke="#222"/><text x="14" y="5">{k} {text}</text></g>'
         for k, (text, color) in enumerate(zip(names, colors, strict=True))
     ]
     return "\n".join(
         [
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 830 400" width="830" height="400" '
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 830 410" width="830" height="410" '
             'font-family="Helvetica, Arial, sans-serif" font-size="15" fill="#222">',
-            '<rect width="830" height="400" fill="#ffffff"/>',
+            '<rect width="830" height="410" fill="#ffffff"/>',
             *shapes,
             *legend,
             "</svg>\n",
@@ -100,11 +100,13 @@ def diagram() -> str:
     )
 
 
-def _dot(x: int, y: int, number: str, color: str, *, side: int) -> str:
-    """A landmark with its number to the left (-1) or right (1)."""
+def _dot(x: int, y: int, k: int, color: str) -> str:
+    """A landmark with its number beside it: above a collar, below a hem, else on its own side."""
+    side = -1 if k % 2 == 0 else 1
+    dx, dy = {0: (5 * side, -13), 3: (0, 24)}.get(k // 2, (19 * side, 7))
     return (
         f'<circle cx="{x}" cy="{y}" r="7" fill="{color}" stroke="#222" stroke-width="1.5"/>'
-        f'<text x="{x + 18 * side}" y="{y + 5}" text-anchor="middle">{number}</text>'
+        f'<text x="{x + dx}" y="{y + dy}" text-anchor="middle">{k}</text>'
     )
 
 
@@ -130,10 +132,10 @@ def _kinds(data: dict[str, Any], category: str) -> list[str]:
 
 
 def _landmarks(parts: dict[str, dict[str, Any]]) -> str:
-    """Flags of each landmark over all parts, of the garments that can have it."""
+    """Flags of each landmark, of the garments that can have it, over the parts that were labelled by hand."""
     spec = garment_spec()
     counts: dict[str, Counter[int]] = {}
-    for data in parts.values():
+    for data in (data for split, data in parts.items() if split != "pseudo"):
         names = {entry["id"]: entry["name"] for entry in data["categories"]}
         for record in data["annotations"]:
             for k, flag in enumerate(record["keypoints"][2::3]):
@@ -149,7 +151,7 @@ def _landmarks(parts: dict[str, dict[str, Any]]) -> str:
     whole = sum(counts.values(), Counter[int]())
     share = whole[3] / (whole[1] + whole[2])
     rows.append(("**all**", *(f"**{whole[flag]}**" for flag in (2, 1, 0)), f"**{whole[3]} ({share:.1%})**"))
-    return _table(("landmarks, all parts", "seen", "inferred", "not labelled", "ambiguous, of the labelled"), rows)
+    return _table(("landmarks, by hand", "seen", "inferred", "not labelled", "ambiguous, of the labelled"), rows)
 
 
 def _boxes(parts: dict[str, dict[str, Any]]) -> str:
@@ -169,7 +171,13 @@ def _boxes(parts: dict[str, dict[str, Any]]) -> str:
                 _quantiles(boxes.prod(1) / images.prod(1), "{:.0%}"),
             )
         )
-    header = ("5 … 50 … 95 %", "photo, shorter side, px", "longer side, px", "box, longer side, px", "box, width / height")
+    header = (
+        "5 … 50 … 95 %",
+        "photo, shorter side, px",
+        "longer side, px",
+        "box, longer side, px",
+        "box, width / height",
+    )
     return _table((*header, "box, part of the photo"), rows)
 
 
