@@ -52,10 +52,11 @@ class Limits:
     """What a report may say before an engine is refused.
 
     Measured with `garment-landmarks` on drawn shapes, rendered garments and real photos, float16 against float32:
-    median 0.002 px, 99 % within 0.016 px, scores within 0.0008, no jump; ResNet-50 with random weights and quarter
-    shifts: median 0, scores within 0.0012, all jumps ties. What must be refused, on the same crops: 3 % noise in the
-    heatmaps has 0.15 to 0.20 px, scores off by 0.07 to 0.09, wrong jumps of 1 to 3 %; red and blue exchanged has 0.8 to
-    1.1 px and PCK@0.05 of 0.94 to 0.99; heatmaps moved by a cell have 4 px.
+    median 0.005 to 0.009 px, 99 % within 0.07 px, scores within 0.004, no jump; ResNet-50 with random weights and
+    quarter shifts: median 0, scores within 0.0012, all jumps ties. What must be refused, measured on the same crops
+    with the first `garment-landmarks`, a ResNet-18: 3 % noise in the heatmaps has 0.15 to 0.20 px, scores off by 0.07
+    to 0.09, wrong jumps of 1 to 3 %; red and blue exchanged has 0.8 to 1.1 px and PCK@0.05 of 0.94 to 0.99; heatmaps
+    moved by a cell have 4 px.
 
     Attributes:
         px_median, px_p99: of the landmarks' distances, crop px.

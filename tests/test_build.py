@@ -93,10 +93,10 @@ def test_the_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     built = build_engine("garment-landmarks", options=RTX)
     assert built.path == tmp_path / "garment-landmarks.engine"
     assert built.info.onnx == "garment-landmarks"
-    assert built.info.parity.convolutions == {"float16": 24}
+    assert built.info.parity.convolutions == {"float16": 75}
     assert built.info.parity.landmarks > 150
-    assert built.info.parity.px_p99 < 0.06  # seen: 0.011, see test_parity.py
-    assert built.info.engine_bytes < 13e6  # its weights in float16 are 11.1 MB
+    assert built.info.parity.px_p99 < 0.35  # seen: 0.068, see test_parity.py
+    assert built.info.engine_bytes < 13e6  # its weights in float16 are 7.5 MB
     assert built.info.rebuild_command(Path("x.engine")).startswith("edgepose build garment-landmarks -o x.engine")
 
 

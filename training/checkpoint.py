@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from edgepose.training.torchfile import TorchFile
 __all__ = [
     "CheckpointInfo",
     "LoadReport",
+    "check_trained_for",
     "describe_checkpoint",
     "fits",
     "load_backbone",
@@ -40,6 +42,8 @@ META = (
     *("mmpose_version", "mmcv_version", "mmengine_version", "dataset_name", "num_keypoints"),
 )
 MAX_META = 80  # characters of a value
+MAX_SPEC = 1 << 20  # characters; that of 294 landmarks has 20 thousand
+TRAINED_FOR = ("codec", "input_size", "heatmap_size", "mean", "std", "padding")  # of a spec: what weights depend on
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class CheckpointInfo:
         dropped: how many Python objects of which type were not made; 0: one was only mentioned.
         meta: plain facts, as text: epoch, iteration, versions, name of the data set.
         config: the configuration's text, if MMPose kept it; else empty.
+        spec: the ModelSpec that `edgepose train` trained for and keeps in its files, as JSON has it; else empty.
     """
 
     path: Path
@@ -68,6 +73,7 @@ class CheckpointInfo:
     dropped: Mapping[str, int] = field(hash=False)
     meta: Mapping[str, str] = field(hash=False)
     config: str = field(repr=False)
+    spec: Mapping[str, Any] = field(hash=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class LoadReport:
 
     Attributes:
         loaded: names in the model that got the file's values.
-        ignored: names in the file that the model has no use for.
+        ignored: names in the file that the model has no use for, fit to be printed.
         missing: names in the model that kept their values; batch counters only.
     """
 
@@ -197,6 +203,32 @@ def describe_checkpoint(recipe: Recipe, path: str | Path) -> dict[str, Any]:
     }
 
 
+def check_trained_for(recipe: Recipe, info: CheckpointInfo) -> None:
+    """Refuse a file of `edgepose train` that is of another recipe: shapes cannot tell DeepFashion2's categories apart.
+
+    A network of all categories serves each one.
+
+    Raises:
+        ModelError: it was trained for other landmarks, or on other crops or targets. Says nothing of MMPose's files.
+    """
+    if not info.spec:
+        return
+    wanted = json.loads(recipe.spec().to_json())
+    names, expected = info.spec.get("keypoint_names"), wanted["keypoint_names"]
+    own = isinstance(names, list) and expected in (names, names[slice(*recipe.landmarks.channels)])
+    other = [name for name in TRAINED_FOR if info.spec.get(name, wanted[name]) != wanted[name]]
+    if own and not other:
+        return
+    if not own:
+        what, advice = "for other landmarks", f"choose the recipe that it is of, not {recipe.name}"
+    else:
+        what = "with " + ", ".join(f"{name} {_plain(str(info.spec[name]))} instead of {wanted[name]}" for name in other)
+        udp = recipe.declares_udp and info.spec.get("codec") == "udp"
+        advice = "give --declared, as when it was trained" if udp else f"it cannot be used as {recipe.name}"
+    name = _plain(str(info.spec.get("name")))
+    raise ModelError(f"checkpoint {info.path} is of {name}, and was trained {what}: {advice}")
+
+
 def published_hash(recipe: Recipe) -> str | None:
     """First eight digits of the published file's SHA-256, which OpenMMLab puts into its name; None: no such file."""
     return (recipe.checkpoint_url or "").rpartition("-")[2][:8] or None
@@ -267,7 +299,7 @@ def _load(model: nn.Module, state: dict[str, Tensor], ignored: list[str], path: 
     if kinds:
         raise ModelError(f"checkpoint {path} does not fit {whom}: {_listing('of another kind of number', kinds)}")
     model.load_state_dict({**{name: own[name] for name in missing}, **state}, strict=True)
-    return LoadReport(tuple(name for name in own if name in state), tuple(ignored), tuple(missing))
+    return LoadReport(tuple(name for name in own if name in state), tuple(map(_plain, ignored)), tuple(missing))
 
 
 def _listing(what: str, names: list[str]) -> str:
@@ -312,7 +344,17 @@ def _info(file: TorchFile, beside: Mapping[Any, Any], tensors: int) -> Checkpoin
         dropped={_plain(name): count for name, count in sorted(file.dropped.items())},
         meta={name: _plain(str(values[name])) for name in META if isinstance(values.get(name), (str, int, float))},
         config=configs[0] if configs else "",
+        spec=_spec(beside.get("spec")),
     )
+
+
+def _spec(text: Any) -> dict[str, Any]:
+    """The JSON object of a text that the file chose; empty if it is none."""
+    try:
+        found = json.loads(text) if isinstance(text, str) and len(text) <= MAX_SPEC else None
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def _plain(text: str) -> str:

@@ -11,6 +11,7 @@ import errno
 import io
 import json
 import pickle
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,8 @@ __all__ = [
 
 FORMAT = 1
 SHOWN = 5  # names that an error message lists
+# What edgepose.files had not renamed or removed yet, of any file of a run; an ONNX file is 40 MB.
+LEFT_OVER = re.compile(r"(.+\.(pt|json|jsonl|png|onnx)\.[0-9a-f]{8}|\.[0-9a-f]{16})\.tmp")
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -104,9 +107,9 @@ def prepare_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(folder)
-        for name in ("last.pt", "best.pt", "log.jsonl", "loss.png", "batch.png"):
-            for rest in folder.glob(f"{name}.*.tmp"):
-                rest.unlink()
+        for rest in folder.iterdir():
+            if LEFT_OVER.fullmatch(rest.name):
+                rest.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"the run's folder {folder} cannot be written to: {error.strerror or error}") from None
 

@@ -23,7 +23,7 @@ from edgepose.files import write_atomically
 from edgepose.precision import FLOAT16_MAX, rounded_to_fp16
 from edgepose.spec import ModelSpec
 from edgepose.training import models, recipes
-from edgepose.training.checkpoint import describe_checkpoint, load_checkpoint
+from edgepose.training.checkpoint import check_trained_for, describe_checkpoint, load_weights, read_checkpoint
 
 try:
     import onnx
@@ -34,7 +34,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingDependencyError(f"export needs {error.name}: pip install 'edgepose[train]'") from error
 
-__all__ = ["ExportReport", "checked_output", "export_onnx", "export_recipe", "load_checkpoint", "run_onnx"]
+__all__ = ["ExportReport", "checked_output", "export_onnx", "export_recipe", "run_onnx"]
 
 Precision = Literal["fp32", "fp16"]
 
@@ -79,7 +79,7 @@ def export_recipe(
     precision: Precision = "fp32",
     declared: bool = False,
 ) -> ExportReport:
-    """Export one of the 19 recipes, with a checkpoint's weights or with random ones (to measure speed).
+    """Export a recipe's network, with a checkpoint's weights or with random ones (to measure speed).
 
     Args:
         recipe_name: a name of :data:`edgepose.training.recipes.RECIPES`.
@@ -92,7 +92,8 @@ def export_recipe(
     Raises:
         InputError: the recipe is unknown; both or neither of checkpoint and random_weights are given; an argument of
             `export_onnx` is wrong.
-        ModelError: the checkpoint cannot be read or does not fit; the export differs from PyTorch.
+        ModelError: the checkpoint cannot be read, does not fit, or is of another recipe; the export differs from
+            PyTorch.
     """
     recipe = recipes.find(recipe_name)
     if (checkpoint is not None) == random_weights:
@@ -105,7 +106,9 @@ def export_recipe(
     spec = recipe.spec()
     if checkpoint is not None:
         model = models.create(recipe.architecture, recipe.num_outputs)
-        load_checkpoint(model, checkpoint)
+        state, info = read_checkpoint(checkpoint)
+        check_trained_for(recipe, info)
+        load_weights(model, state, checkpoint)
         spec = replace(spec, **describe_checkpoint(recipe, checkpoint))
     else:
         model = _random_model(recipe)

@@ -245,8 +245,8 @@ def train_garment_landmarks(
         spec,
         metrics=trainer.evaluate().metrics(),
         training={
-            "data": f"{len(labelled)} hand-labelled photos, {len(pseudo)} pseudo-labelled ones, {len(rendered)} rendered "
-            f"garments; validated on {len(validation)} other photos",
+            "data": f"{len(labelled)} hand-labelled photos, {len(pseudo)} pseudo-labelled ones, "
+            f"{len(rendered)} rendered garments; validated on {len(validation)} other photos",
             "backbone": f"ImageNet weights of {recipe.pretrained} (Apache-2.0)" if init else "random weights",
             "command": f"edgepose train {name} --data {data.name}"
             + (f" --init {Path(init).name}" if init else "")

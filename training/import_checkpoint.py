@@ -19,6 +19,7 @@ from edgepose.training import models, recipes
 from edgepose.training.checkpoint import (
     CheckpointInfo,
     LoadReport,
+    check_trained_for,
     describe_checkpoint,
     fits,
     load_weights,
@@ -106,6 +107,7 @@ def import_checkpoint(
         raise InputError(f"a recipe is needed for {path}: {_suggestion(state, info, digest)}")
     _check_identity(chosen, info, digest)
     chosen = chosen.declared() if declared else chosen
+    check_trained_for(chosen, info)
     spec = chosen.spec()
     if labels is not None:
         crops = crops_of_labels(labels, chosen, spec, images)

@@ -88,8 +88,8 @@ def pair(
 ) -> Pairing:
     """Write train.json, val.json, … of published labels for a copy of their photos, ready for the trainer.
 
-    No photo is copied: the files' image names are paths relative to ``output``. The photos without labels get symbolic
-    links in ``output/unlabelled/``, a flat folder, as ``edgepose synthesize --photos`` and pseudo-labelling read it.
+    No photo is copied: the files' image names are paths relative to ``output``. The photos without labels by hand get
+    symbolic links in ``output/unlabelled/``, a flat folder, as ``edgepose synthesize --photos`` reads it.
 
     Args:
         photos: a folder with the photos, at any depth.
@@ -135,7 +135,7 @@ def pair(
         output.mkdir(parents=True, exist_ok=True)
         files = {output / f"{split}.json": _paired(data[split], matches[split], output) for split in data}
         if link_unlabelled:
-            labelled = {_stem(entry["file_name"]) for _, entry in entries}
+            labelled = {_stem(entry["file_name"]) for split, entry in entries if split != "pseudo"}
             rest = [path for stem, paths in found.items() if stem not in labelled for path in paths]
             garments = [path for path in rest if not _holds_no_garments(path, photos)]
             report.no_garments = len(rest) - len(garments)

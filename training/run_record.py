@@ -33,7 +33,8 @@ def run_identity(
     recipe: Recipe, data: Path, init: str | Path | None, execution: Execution, validation_limit: int | None
 ) -> dict[str, Any]:
     """All that decides what comes out, as JSON has it. The same files elsewhere or another device are the same run; the
-    micro-batch counts, since batch normalisation sees no more than that.
+    micro-batch counts, since batch normalisation sees no more than that. None is the recipe's own, as when it is left
+    out: the run of 8 processes goes on in 4.
 
     Raises:
         ModelError: `init` cannot be read.
@@ -44,7 +45,7 @@ def run_identity(
         "annotations_sha256": data_digests(recipe, data),
         "validation_limit": validation_limit,
         "precision": execution.precision,
-        "micro_batch": execution.micro_batch,
+        "micro_batch": None if execution.micro_batch == recipe.batch_per_gpu else execution.micro_batch,
     }
     return dict(json.loads(json.dumps(identity)))  # tuples become lists, as they are when they are read again
 

@@ -85,6 +85,7 @@ class TorchFile:
         self.container: Literal["zip", "legacy"] = "zip"
         self._records: dict[str, Record] = {}
         self._storages: dict[str, Tensor] = {}
+        self._bools: dict[str, Tensor] = {}
         try:
             with _explained(self.path):
                 self._read()
@@ -105,12 +106,7 @@ class TorchFile:
             ModelError: its bytes are damaged, or there is no memory for them.
         """
         with _explained(self.path):
-            dtype = DTYPES[view.storage.kind]
-            if dtype is torch.bool:  # any byte but 0 and 1 is no bool, whatever torch makes of it
-                values = self._storage(view.storage.key) != 0
-            else:
-                values = self._storage(view.storage.key).view(dtype)
-            return torch.as_strided(values, view.size, view.stride, view.offset)
+            return torch.as_strided(self._values(view.storage), view.size, view.stride, view.offset)
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -188,6 +184,15 @@ class TorchFile:
             self.file.seek(start + size)
         if missing := seen.keys() - self._records.keys():
             raise Malformed(f"{len(missing)} of its storages are missing")
+
+    def _values(self, storage: Storage) -> Tensor:
+        """A storage's numbers, (count,). Each is made once: a file may have a tensor a dozen bytes of its pickle."""
+        dtype = DTYPES[storage.kind]
+        if dtype is not torch.bool:
+            return self._storage(storage.key).view(dtype)
+        if storage.key not in self._bools:  # any byte but 0 and 1 is no bool, whatever torch makes of it
+            self._bools[storage.key] = self._storage(storage.key) != 0
+        return self._bools[storage.key]
 
     def _storage(self, key: str) -> Tensor:
         """A record's bytes, (size,) uint8; read once."""

@@ -19,7 +19,8 @@ _LFS_POINTER = b"version https://git-lfs"
 
 def bundled_models() -> dict[str, Path]:
     """The models that come with edgepose, by name; ``Predictor(name)`` takes each of them."""
-    return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.onnx"))}
+    paths = Path(__file__).parent.glob("*.onnx")
+    return {path.stem: path for path in sorted(paths, key=lambda path: path.stem)}
 
 
 def find_model(model: str | Path) -> Path:

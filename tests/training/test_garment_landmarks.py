@@ -104,9 +104,7 @@ def test_holders_are_drawn_where_garments_hang(seen: tuple[int, ...]) -> None:
         changed |= (crop != 7).any(axis=2)
     top = POINTS[seen[0], 1]
     assert changed[: int(top)].any()
-    assert not changed[
-        int(top) + 15 :
-    ].any()  # a tip reaches 0.24 of the collar width (20 px), and is as thick
+    assert not changed[int(top) + 15 :].any()  # a tip reaches 0.24 of the collar width (20 px), and is as thick
 
 
 def test_nothing_is_drawn_where_nothing_hangs() -> None:

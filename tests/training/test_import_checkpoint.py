@@ -22,8 +22,15 @@ from mmpose_checkpoints import filled, write_mmpose_0, write_mmpose_1
 
 from edgepose.cli import app
 from edgepose.training import models
-from edgepose.training.checkpoint import load_backbone, load_checkpoint, read_checkpoint, sha256
-from edgepose.training.export import run_onnx
+from edgepose.training.checkpoint import (
+    CheckpointInfo,
+    check_trained_for,
+    load_backbone,
+    load_checkpoint,
+    read_checkpoint,
+    sha256,
+)
+from edgepose.training.export import export_recipe, run_onnx
 from edgepose.training.import_checkpoint import import_checkpoint
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
@@ -163,6 +170,11 @@ def test_backbones_load_by_any_of_their_names(tmp_path: Path, form: str) -> None
     assert bool(report.missing) == (form == "no counters")
 
 
+def test_a_file_s_names_do_not_command_the_terminal(tmp_path: Path) -> None:
+    torch.save({**backbone_of(small_state(3)), "\x1b]0;owned\x07": torch.zeros(1)}, path := tmp_path / "b.pth")
+    assert load_backbone(models.create("resnet18_w40", 6), path).ignored == ("?]0;owned?",)
+
+
 def test_part_of_a_backbone_is_no_backbone(tmp_path: Path) -> None:
     bare = backbone_of(small_state(3))
     model = models.create("resnet18_w40", 6)
@@ -216,6 +228,45 @@ def test_a_file_of_another_recipe_is_refused(
         import_checkpoint(path, tmp_path / "o.onnx", recipe=small_recipe.name)
     with pytest.raises(InputError, match="it is the published file of twin"):
         import_checkpoint(path, tmp_path / "o.onnx", recipe=None)
+
+
+def test_our_own_file_says_what_it_was_trained_for(tmp_path: Path) -> None:
+    """DeepFashion2's categories have the same shapes; the spec in `edgepose train`'s files tells them apart."""
+    vest, every = RECIPES["deepfashion2/vest/resnet18"], RECIPES["deepfashion2/all/resnet18"]
+    udp = RECIPES["deepfashion/full/hrnet_w48_udp"]
+
+    def info(spec: object) -> CheckpointInfo:
+        torch.save({"state_dict": {"w": torch.zeros(1)}, "spec": spec}, path := tmp_path / "best.pt")
+        return read_checkpoint(path)[1]
+
+    for recipe, text in ((vest, vest.spec().to_json()), (vest, every.spec().to_json()), (every, every.spec().to_json()),
+                         (udp.declared(), udp.declared().spec().to_json()), (udp, udp.spec().to_json())):  # fmt: skip
+        check_trained_for(recipe, info(text))
+    for text in (None, 3, "", "[", "[" * 100_000, "9" * 5000, "[]"):  # MMPose's files have none
+        check_trained_for(vest, info(text))
+    for recipe, text, message in (
+        (
+            RECIPES["deepfashion2/trousers/resnet18"],
+            vest.spec().to_json(),
+            "vest/resnet18, and was trained for other la",
+        ),
+        (every, vest.spec().to_json(), "for other landmarks: choose the recipe that it is of, not deepfashion2/all"),
+        (vest, json.dumps({"name": "\x1b[2J", "keypoint_names": 7}), r"is of \?\[2J, and was trained for other"),
+        (vest, replace(vest.spec(), padding=1.5).to_json(), r"trained with padding 1\.5 instead of 1\.25"),
+        (udp, udp.declared().spec().to_json(), "with codec udp instead of msra: give --declared"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            check_trained_for(recipe, info(text))
+
+
+def test_import_and_export_refuse_our_own_file_of_another_recipe(tmp_path: Path, small_recipe: recipes.Recipe) -> None:
+    spec = replace(small_recipe.spec(), padding=1.5).to_json()
+    torch.save({"state_dict": small_state(1), "spec": spec}, path := tmp_path / "best.pt")
+    with pytest.raises(ModelError, match="with padding"):
+        import_checkpoint(path, tmp_path / "o.onnx", recipe=small_recipe.name)
+    with pytest.raises(ModelError, match="with padding"):
+        export_recipe(small_recipe.name, tmp_path / "o.onnx", checkpoint=path)
+    assert not (tmp_path / "o.onnx").exists()
 
 
 def test_a_backbone_is_not_imported(tmp_path: Path, small_recipe: recipes.Recipe) -> None:

@@ -83,6 +83,30 @@ def test_the_loss_of_a_step_is_that_of_its_whole_batch(data: Path, tmp_path: Pat
         assert result.gradient_norm == pytest.approx(norm, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["masked", "mmpose"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_crops_without_a_label_neither_count_nor_break(data: Path, tmp_path: Path, loss: Any, precision: Any) -> None:
+    """A micro-batch whose landmarks are all unlabelled adds nothing; a whole batch of them learns nothing."""
+    schedule = replace(SCHEDULE, loss=loss, clip_norm=None, average=None, weight_decay=0.0)
+    execution = replace(CPU, micro_batch=2, precision=precision)
+    run = make_trainer(data, tmp_path, schedule, execution, model=plain())
+    labelled, other = (collate([run.dataset[0, i] for i in pair]) for pair in ([0, 1], [3, 4]))
+    unlabelled = other._replace(visible=torch.zeros_like(other.visible))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    nothing = run.learner.step([unlabelled, unlabelled], 1e-3, step=0)
+    assert nothing.loss == nothing.gradient_norm == 0.0
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    result = run.learner.step([labelled, unlabelled], 1e-3, step=1)
+    assert not result.skipped
+    images, heatmaps, weights = run.learner.batches(labelled)
+    run.model.load_state_dict(before)
+    predicted = run.learner.forward(images)
+    masked = loss == "masked"
+    alone = (masked_mse(predicted, heatmaps, weights, schedule.foreground) if masked
+             else mmpose_mse(predicted, heatmaps, weights, denominator=2 * weights.numel()))  # fmt: skip
+    assert result.loss == pytest.approx(float(alone.detach()), rel=1e-6)  # sums in another order; worst seen 0
+
+
 def test_adam_is_the_references_and_normalisation_does_not_decay() -> None:
     model = network()
     for kind, expected in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):

@@ -29,6 +29,7 @@ from edgepose.training.recipe import Recipe
 from edgepose.training.recipe_data import check_data, limit_annotations, load_data
 from edgepose.training.recipes import find
 from edgepose.training.run import RunSummary, train_recipe
+from edgepose.training.run_record import run_identity
 from edgepose.training.schedule import Execution
 
 CPU = Execution(device="cpu", workers=0)
@@ -278,6 +279,26 @@ def test_without_a_micro_batch_it_is_that_of_one_gpu_of_the_recipe() -> None:
     assert running._with_micro_batch(recipe, CPU, 8).micro_batch is None
     assert running._with_micro_batch(depart(recipe, batch_size=96), CPU, 1).micro_batch is None
     assert running._with_micro_batch(recipe, replace(CPU, micro_batch=32), 1).micro_batch == 32
+
+
+def test_the_run_of_eight_processes_is_that_of_four(deepfashion: Path) -> None:
+    recipe = find("deepfashion/upper/resnet50")  # 8 x 64: eight processes need no micro-batches, four do
+    executions = [running._with_micro_batch(recipe, CPU, processes) for processes in (8, 4, 1)]
+    eight, four, one = (run_identity(recipe, deepfashion, None, execution, None) for execution in executions)
+    assert eight == four == one
+    smaller = run_identity(recipe, deepfashion, None, replace(CPU, micro_batch=32), None)
+    assert smaller == {**one, "micro_batch": 32}
+
+
+def test_what_a_killed_run_left_half_written_goes_away(
+    deepfashion: Path, tmp_path: Path, no_export: list[dict[str, Any]]
+) -> None:
+    kept = "notes.txt.0123abcd.tmp"  # no file of a run
+    for name in ("deepfashion-upper-resnet18.onnx.0123abcd.tmp", "metrics.json.0123abcd.tmp",
+                 "recipe.json.01234567.tmp", "bad_batch.pt.01234567.tmp", ".0123456789abcdef.tmp", kept):  # fmt: skip
+        (tmp_path / name).write_bytes(b"half")
+    run(small("deepfashion/upper/resnet18"), deepfashion, tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == [kept]
 
 
 def test_a_limit_on_the_validation_takes_objects_of_all_categories(deepfashion2: Path) -> None:

@@ -310,3 +310,15 @@ def test_the_limit_of_operations_is_a_second_of_work() -> None:
     with pytest.raises(ValueError, match="more than 1000000 operations"):
         Unpickler(io.BytesIO(b"}" * 2_000_000), 2_000_000).load()
     assert time.process_time() - started < 15  # worst seen, CPU time: 0.83 s; slower machines have room
+
+
+def test_many_tensors_of_one_storage_take_its_memory_once(tmp_path: Path) -> None:
+    """Each tensor of bools used to copy its whole storage: 2 MB of file took 10 GB."""
+    kept = hostile.storage("1", 1000, "BoolStorage")
+    shape = hostile.numbers(1)
+    views = [hostile.text(name) + hostile.tensor(shape, shape, offset, kept) for name, offset in (("a", 0), ("b", 999))]
+    content = b"\x80\x02}(" + b"".join(views) + b"u."
+    (tmp_path / "w.pth").write_bytes(hostile.as_zip(content, **{"archive/data/1": b"\2" + bytes(999)}))
+    state, _ = read_checkpoint(tmp_path / "w.pth")
+    assert [value.tolist() for value in state.values()] == [[True], [False]]
+    assert len({value.untyped_storage().data_ptr() for value in state.values()}) == 1
