@@ -16,7 +16,7 @@ format:
 	$(PYTHON) -m ruff format .
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 
 test-gpu:  ## the tests that need an NVIDIA GPU and CuPy; they skip, and say so, elsewhere
 	$(PYTHON) -m pytest tests/gpu

@@ -53,5 +53,5 @@ def test_the_readme_gives_both_set_up_commands(readme: str) -> None:
     lines = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
     assert len(lines) == 2
     assert lines[0].endswith("edgepose demo")
-    assert lines[1].endswith("-m pytest")
+    assert lines[1].endswith("-m pytest -n auto")
     assert CliRunner().invoke(app, ["demo", "--help"]).exit_code == 0
