@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgepose import geometry
-from edgepose.kernels._call import call_size, call_views
+from edgepose.kernels._call import FRAME, call_size, call_views
 from edgepose.kernels._crop import plan_crops
 from edgepose.kernels.cuda import prepare_crop_warp, prepare_decode_heatmaps
 from edgepose.spec import IMAGENET_MEAN, IMAGENET_STD
@@ -32,7 +32,8 @@ def crop_call(frame: Any, boxes: np.ndarray, sampling: str) -> tuple[Any, int]:
     plan = plan_crops(inverses, INPUT_SIZE, SIZE, sampling)
     call = np.zeros(call_size(len(boxes)), np.uint8)
     header, instances = call_views(call, len(boxes))
-    header[()] = (frame.data.ptr, 3 * SIZE[0], 3, 1, *SIZE, 0, 0, len(boxes), 0)
+    header["count"] = len(boxes)
+    instances[list(FRAME.names or ())] = (frame.data.ptr, 3 * SIZE[0], 3, 1, *SIZE, 0, 0)
     instances["sample"], instances["first"], instances["halvings"] = plan.samples, plan.first, plan.halvings
     instances["place"] = np.eye(2, 3)
     left, top, right, bottom = plan.window

@@ -81,6 +81,20 @@ def time_of(call: Any, runs: int) -> dict[str, float]:
     return summary(times[WARM_UP:])
 
 
+def overlapped(predictor: Predictor, frame: np.ndarray, boxes: np.ndarray, runs: int) -> float:
+    """Frames a second of a stream: the next frame is staged and submitted while the GPU works on the one before."""
+    pending = [predictor.submit([predictor.stage(frame)], [boxes])]
+    begun = 0.0
+    for number in range(WARM_UP + runs):
+        if number == WARM_UP:
+            begun = perf_counter()
+        pending.append(predictor.submit([predictor.stage(frame)], [boxes]))
+        pending.pop(0).results()
+    seconds = perf_counter() - begun
+    pending.pop().results()
+    return runs / seconds
+
+
 def stage_times(engine: Any, frame: Any, boxes: np.ndarray, runs: int) -> dict[str, dict[str, float]]:
     """ms of the device for each stage alone; the engine stays open.
 
@@ -90,13 +104,13 @@ def stage_times(engine: Any, frame: Any, boxes: np.ndarray, runs: int) -> dict[s
     with Predictor(Kept(engine), cuda_graph=False, max_batch=len(boxes)) as predictor:
         predictor.predict(frame, boxes)  # leaves the record of the call on the device
         pipeline: Any = predictor._pipeline
-        bucket = pipeline._buckets[len(boxes)]
+        stream, bucket = pipeline._session.stream, pipeline._stages[0]._buckets[len(boxes)]
         stages = {
             "crop": bucket.crop,
-            "network": lambda: [run(pipeline._stream.ptr) for run in bucket.network],
+            "network": lambda: [run(stream.ptr) for run in bucket.network],
             "decode": bucket.decode,
         }
-        with pipeline._stream:
+        with stream:
             times = {stage: device_us(launch, runs=runs) for stage, launch in stages.items()}
     return {stage: {key: value / 1e3 for key, value in row.items()} for stage, row in times.items()}
 
@@ -106,7 +120,7 @@ class Kept:
 
     def __init__(self, engine: Any) -> None:
         self.__dict__.update(vars(engine))
-        self.bind = engine.bind
+        self.bind, self.output_shape = engine.bind, engine.output_shape
 
     def warmed_up(self) -> None:
         """Nothing to keep."""
@@ -132,6 +146,8 @@ def measure_batch(engine: Any, count: int, runs: int) -> dict[str, Any]:
         figures["predict, device frame"] = time_of(lambda: predictor.predict(device_frame, boxes), runs)
         waits = [predictor.predict(device_frame, boxes).timings for _ in range(runs)]
         figures["host overhead, device frame"] = summary([t.total - t.network for t in waits])
+        figures["frames a second, one call after the other"] = round(1e3 / figures["predict, host frame"]["p50"], 1)
+        figures["frames a second, two calls under way"] = round(overlapped(predictor, frame, boxes, runs), 1)
     obvious = ObviousWay(engine, count)
     figures["obvious way"] = time_of(lambda: obvious(frame, boxes), max(20, runs // 4))
     figures["obvious way / predict"] = round(figures["obvious way"]["p50"] / figures["predict, host frame"]["p50"], 2)

@@ -54,7 +54,7 @@ def save(suite: str, figures: dict[str, Any], *, device: str | None = None, unit
         "cores": os.cpu_count(),
         "commit": git_commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *map(_argument, sys.argv[1:])]),
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -70,6 +70,11 @@ def save(suite: str, figures: dict[str, Any], *, device: str | None = None, unit
     path = FOLDER / f"{suite}--{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path
+
+
+def _argument(text: str) -> str:
+    """As it was given, but a path of this machine as the file's name."""
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def cpu_name() -> str:

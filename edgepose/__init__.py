@@ -6,6 +6,9 @@
         result = predictor.predict(frame, boxes)   # frame: (H, W, 3) uint8 BGR, boxes: (N, 4) xyxy px
     result.keypoints                               # (N, K, 2) float32, frame px
 
+    with Predictor("garment-landmarks", detector="garment-detector") as predictor:
+        for frame, result in predictor.stream("rtsp://camera/1"): ...
+
 Public names are imported on first use, so that ``import edgepose`` loads no library at all.
 """
 
@@ -17,14 +20,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgepose.build import BuildOptions, BuiltEngine, build_engine
     from edgepose.crops import Crops
+    from edgepose.detections import Detections
+    from edgepose.detector import Detector
+    from edgepose.detector_spec import DetectorSpec
     from edgepose.enginefile import EngineInfo
-    from edgepose.errors import EdgePoseError, EngineError, InputError, MissingDependencyError, ModelError
+    from edgepose.errors import EdgePoseError, EngineError, InputError, MissingDependencyError, ModelError, SourceError
     from edgepose.frames import whole_image_box
-    from edgepose.models import bundled_models
+    from edgepose.models import bundled_detectors, bundled_models
     from edgepose.parity import ParityReport
+    from edgepose.pending import PendingResults
     from edgepose.predictor import Predictor
     from edgepose.result import PoseResult, Timings
+    from edgepose.smooth import OneEuro, Smoother
     from edgepose.spec import ModelSpec
+    from edgepose.stream import Stream, StreamItem
+    from edgepose.stream_options import ReconnectPolicy, StreamOptions
+    from edgepose.track import Tracker, Tracking
 
     __version__: str
 
@@ -32,6 +43,9 @@ __all__ = [
     "BuildOptions",
     "BuiltEngine",
     "Crops",
+    "Detections",
+    "Detector",
+    "DetectorSpec",
     "EdgePoseError",
     "EngineError",
     "EngineInfo",
@@ -39,12 +53,23 @@ __all__ = [
     "MissingDependencyError",
     "ModelError",
     "ModelSpec",
+    "OneEuro",
     "ParityReport",
+    "PendingResults",
     "PoseResult",
     "Predictor",
+    "ReconnectPolicy",
+    "Smoother",
+    "SourceError",
+    "Stream",
+    "StreamItem",
+    "StreamOptions",
     "Timings",
+    "Tracker",
+    "Tracking",
     "__version__",
     "build_engine",
+    "bundled_detectors",
     "bundled_models",
     "whole_image_box",
 ]
@@ -53,6 +78,9 @@ _HOMES = {
     "BuildOptions": "edgepose.build",
     "BuiltEngine": "edgepose.build",
     "Crops": "edgepose.crops",
+    "Detections": "edgepose.detections",
+    "Detector": "edgepose.detector",
+    "DetectorSpec": "edgepose.detector_spec",
     "EdgePoseError": "edgepose.errors",
     "EngineError": "edgepose.errors",
     "EngineInfo": "edgepose.enginefile",
@@ -60,11 +88,22 @@ _HOMES = {
     "MissingDependencyError": "edgepose.errors",
     "ModelError": "edgepose.errors",
     "ModelSpec": "edgepose.spec",
+    "OneEuro": "edgepose.smooth",
     "ParityReport": "edgepose.parity",
+    "PendingResults": "edgepose.pending",
     "PoseResult": "edgepose.result",
     "Predictor": "edgepose.predictor",
+    "ReconnectPolicy": "edgepose.stream_options",
+    "Smoother": "edgepose.smooth",
+    "SourceError": "edgepose.errors",
+    "Stream": "edgepose.stream",
+    "StreamItem": "edgepose.stream",
+    "StreamOptions": "edgepose.stream_options",
     "Timings": "edgepose.result",
+    "Tracker": "edgepose.track",
+    "Tracking": "edgepose.track",
     "build_engine": "edgepose.build",
+    "bundled_detectors": "edgepose.models",
     "bundled_models": "edgepose.models",
     "whole_image_box": "edgepose.frames",
 }

@@ -14,7 +14,10 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgepose.boxes import BoxSource
 from edgepose.errors import EdgePoseError, InputError
@@ -28,14 +31,32 @@ from edgepose.media import (
     read_photo,
     write_photo,
 )
-from edgepose.predictor import Predictor
-from edgepose.result import MIN_SCORE, PoseResult
+from edgepose.result import MIN_SCORE
 
-__all__ = ["Annotated", "annotate"]
+if TYPE_CHECKING:
+    from edgepose.detector_spec import DetectorSpec
+    from edgepose.spec import ModelSpec
+
+__all__ = ["Annotated", "Finder", "Findings", "annotate"]
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 COUNT_TOLERANCE = 0.05  # headers may be a few frames off; a video that ends earlier than this is cut off
+
+
+class Findings(Protocol):
+    """What is drawn and written of a picture: a PoseResult, or Detections."""
+
+    def draw(self, frame: NDArray[np.uint8], *, min_score: float) -> NDArray[np.uint8]: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Finder(Protocol):
+    """What looks at the pictures: a Predictor, or what wraps a Detector."""
+
+    @property
+    def spec(self) -> ModelSpec | DetectorSpec: ...
+    def predict(self, frame: Any, boxes: NDArray[np.float32] | None = None) -> Findings: ...
 
 
 @dataclass
@@ -56,7 +77,7 @@ class Annotated:
 
 
 def annotate(
-    predictor: Predictor,
+    predictor: Finder,
     source: Path,
     output: Path,
     boxes: BoxSource,
@@ -67,11 +88,11 @@ def annotate(
     """Predict on a photo, a video or each photo of a folder, and write what came out.
 
     Args:
-        predictor: an open predictor.
+        predictor: an open predictor, or what finds something else in a picture.
         source: a photo, a video or a folder of photos.
         output: a folder, made as needed; or a file, for a single photo or video. A name with a suffix is a file's,
             unless there is a folder of that name.
-        boxes: where the garments are.
+        boxes: where the objects are, or that the predictor's detector is to find them.
         min_score: landmarks below it are not drawn; the JSON holds all of them.
         track: wraps the loop, ``track(items, total, description)``, to show progress; None: silent.
 
@@ -149,7 +170,7 @@ def _refuse_overwriting(source: Path, target: Path) -> None:
 
 
 def _annotate_video(
-    predictor: Predictor,
+    predictor: Finder,
     source: Path,
     target: Path,
     boxes: BoxSource,
@@ -179,7 +200,7 @@ def _annotate_video(
     return failures
 
 
-def _entry(file_name: str, frame: int | None, result: PoseResult) -> dict[str, Any]:
+def _entry(file_name: str, frame: int | None, result: Findings) -> dict[str, Any]:
     values = result.to_dict()
     return {
         "file_name": file_name,
@@ -189,7 +210,7 @@ def _entry(file_name: str, frame: int | None, result: PoseResult) -> dict[str, A
     }
 
 
-def _write_json(path: Path, predictor: Predictor, source: Path, entries: list[dict[str, Any]]) -> None:
+def _write_json(path: Path, predictor: Finder, source: Path, entries: list[dict[str, Any]]) -> None:
     head = {"schema": 1, "model": predictor.spec.name, "source": str(source)}
     text = json.dumps(head, ensure_ascii=False)[:-1] + ', "predictions": ['
     # A line for each picture or frame: an hour of video stays readable, and half the size of indented JSON.

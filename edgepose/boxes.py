@@ -49,6 +49,7 @@ class BoxSource:
         everywhere: boxes that hold for each photo and frame.
         by_name: boxes by file name or frame number.
         whole_image: one box that covers the frame, in place of all others.
+        detected: there are none here, the predictor's detector finds them.
         source: what an error message calls it.
         path: the file that they come from.
     """
@@ -56,24 +57,28 @@ class BoxSource:
     everywhere: Boxes | None = None
     by_name: Mapping[str, Boxes] = field(default_factory=dict)
     whole_image: bool = False
+    detected: bool = False
     source: str = "--boxes"
     path: Path | None = None
 
     @classmethod
-    def from_options(cls, boxes: Sequence[str], *, whole_image: bool) -> BoxSource:
-        """Read the options ``--boxes`` (numbers or one file) and ``--whole-image``.
+    def from_options(cls, boxes: Sequence[str], *, whole_image: bool, detected: bool = False) -> BoxSource:
+        """Read the options ``--boxes`` (numbers or one file) and ``--whole-image``; ``detected``: there is a detector.
 
         Raises:
-            InputError: neither or both are given, or a value is neither four numbers nor a usable file.
+            InputError: none or several are given, or a value is neither four numbers nor a usable file.
         """
-        if whole_image and boxes:
-            raise InputError("--boxes and --whole-image exclude each other: give one of them")
+        if bool(boxes) + whole_image + detected > 1:
+            raise InputError("--boxes, --whole-image and --detector exclude each other: give one of them")
+        if detected:
+            return cls(detected=True, source="--detector")
         if whole_image:
             return cls(whole_image=True, source="--whole-image")
         if not boxes:
             raise InputError(
-                "edgepose has no detector yet, so it needs to know where the garments are: --boxes x1,y1,x2,y2 (once "
-                "for each garment), --boxes boxes.json, or --whole-image if one garment fills each picture"
+                "where are the objects? Pass --detector garment-detector (or the path of an ONNX file or engine), "
+                "--boxes x1,y1,x2,y2 (once for each object), --boxes boxes.json, or --whole-image if one object fills "
+                "each picture"
             )
         numbers = [_numbers(text) for text in boxes]
         if all(box is not None for box in numbers):
@@ -108,12 +113,14 @@ class BoxSource:
             return cls(by_name=_from_detections(data, source), source=source, path=path)
         return cls(everywhere=_xyxy(data, source), source=source, path=path)
 
-    def for_photo(self, path: Path, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, 4) float32 xyxy px, for a photo.
+    def for_photo(self, path: Path, frame: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """(N, 4) float32 xyxy px, for a photo; None: to be detected.
 
         Raises:
             InputError: the file of boxes does not mention the photo, or means two different ones.
         """
+        if self.detected:
+            return None
         if self.whole_image:
             return whole_image_box(frame)
         if self.everywhere is not None:
@@ -131,20 +138,22 @@ class BoxSource:
             )
         return _array(self.by_name[names])
 
-    def for_frame(self, number: int, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, 4) float32 xyxy px, for a frame of a video, counted from 0."""
+    def for_frame(self, number: int, frame: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """(N, 4) float32 xyxy px, for a frame of a video, counted from 0; None: to be detected."""
+        if self.detected:
+            return None
         if self.whole_image:
             return whole_image_box(frame)
         return _array(self.everywhere if self.everywhere is not None else self._by_frame.get(number, []))
 
     def check_video(self) -> None:
         """Raise InputError unless the boxes are for every frame or by frame number, each number once."""
-        if not self.whole_image and self.everywhere is None:
+        if not (self.detected or self.whole_image) and self.everywhere is None:
             _ = self._by_frame
 
     def frames_from(self, count: int) -> list[int]:
         """The frame numbers that the boxes mention and a video of ``count`` frames does not have, in order."""
-        if self.whole_image or self.everywhere is not None:
+        if self.detected or self.whole_image or self.everywhere is not None:
             return []
         return sorted(number for number in self._by_frame if number >= count)
 

@@ -1,10 +1,11 @@
-"""From an ONNX model to a TensorRT engine, its sidecar and its parity report.
+"""From an ONNX model, of landmarks or of boxes, to a TensorRT engine, its sidecar and its parity report.
 
     built = build_engine("model.onnx")                      # model.engine, .engine.json, .engine.parity.npz
     print(built.info.parity.px_p99)
 
-Three steps: the graph gets its precision (:mod:`edgepose.precision`), its landmarks are compared with the float32
-model's (:mod:`edgepose.parity`), and TensorRT builds it. The comparison comes first, because it can refuse, and on a
+Three steps: the graph is adapted (:mod:`edgepose.adapt`) and gets its precision (:mod:`edgepose.precision`), its
+landmarks are compared with the float32 model's (:mod:`edgepose.parity`; a detector's boxes:
+:mod:`edgepose.detection_parity`), and TensorRT builds it. The comparison comes first, because it can refuse, and on a
 slow machine TensorRT takes minutes. Nothing is written before all three are done; that the folder can be written to is
 seen first.
 
@@ -21,15 +22,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-from numpy.typing import NDArray
-
-from edgepose.build_model import check_io, choose_spec, read_model
+from edgepose.adapt import Spec
+from edgepose.build_compare import CropSource, Photos, choose_crops, compare_graphs
+from edgepose.build_model import choose_profile, choose_spec, in_precision, read_model
 from edgepose.build_trt import build_network
 from edgepose.crops import Crops
+from edgepose.detection_parity import DetectionReference
+from edgepose.detector_spec import DetectorSpec
 from edgepose.enginefile import (
     PRECISIONS,
     BuildOptions,
@@ -40,19 +40,15 @@ from edgepose.enginefile import (
     platform_here,
     sidecar_path,
 )
-from edgepose.engines.onnxruntime import import_onnxruntime, session_options
-from edgepose.errors import EngineError, InputError, ModelError
+from edgepose.errors import EngineError, InputError
 from edgepose.files import check_writable, write_all_atomically
-from edgepose.models import ENGINE_SUFFIXES, bundled_models, find_model
-from edgepose.parity import ParityReport, Reference, compare, run_in_batches
-from edgepose.precision import rounded_to_fp16, to_fp16, to_fp32
+from edgepose.models import ENGINE_SUFFIXES, bundled_detectors, bundled_models, find_detector, find_model
+from edgepose.parity import Reference
 from edgepose.spec import ModelSpec
 from edgepose.tensorrt_api import Api, Gpu, gpu_here, load
 
 __all__ = ["BuildOptions", "BuiltEngine", "build_engine"]
 
-CropSource = Callable[[ModelSpec], Crops]
-Photos = str | Path | Sequence[str | Path]
 Progress = Callable[[str, float], None]
 
 
@@ -77,22 +73,24 @@ def build_engine(
     *,
     precision: Precision = "fp16",
     profile: tuple[int, int, int] | None = None,
-    spec: ModelSpec | str | Path | None = None,
+    spec: Spec | str | Path | None = None,
     crops: Crops | CropSource | Photos | None = None,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> BuiltEngine:
-    """Build a TensorRT engine, and say how far its landmarks are from the float32 model's.
+    """Build a TensorRT engine, and say how far its landmarks, or its boxes, are from the float32 model's.
 
     Ctrl-C ends a build at TensorRT's next step, and so does an exception raised by ``progress``.
 
     Args:
-        model: a bundled name or the path of an ONNX file.
+        model: a bundled name, of a pose model or of a detector, or the path of an ONNX file.
         output: an .engine file, or a folder that exists. None: beside the model; a bundled model's engine goes to the
             current folder.
-        precision: ``fp16`` or ``fp32``: of the whole network, input and output included.
+        precision: ``fp16`` or ``fp32``: of the whole network, input and output included; a detector's rows are always
+            float32.
         profile: smallest, best and largest batch. None: 1, 4 and 16; a model with a fixed batch gives its own.
-        spec: used in place of the one in the model's metadata, or the path of a JSON file; None: the model's own.
+        spec: used in place of the one in the model's metadata, a ModelSpec or a DetectorSpec, or the path of a JSON
+            file of either; None: the model's own. The sidecar holds its canonical form, see :mod:`edgepose.adapt`.
         crops: the pictures to compare on, stored in the .parity.npz beside the engine: photos by path (a folder, a
             file, or several files; whole pictures, the first 100), :class:`Crops`, or a function of the spec that gives
             some. None: drawn shapes, see :mod:`edgepose.crops`, since those need no renderer; `edgepose build` renders
@@ -112,7 +110,7 @@ def build_engine(
     _check_arguments(model, output, precision, spec, options)
     profile = None if profile is None else _check_profile(profile)
     report_to = progress or (lambda stage, fraction: None)
-    path = find_model(model)
+    path = _find(model)
     target = _output_path(path, output)
     try:
         check_writable(target.parent)
@@ -125,14 +123,15 @@ def build_engine(
     report_to("reading the model", 0.0)
     source, sha256 = read_model(path)
     chosen = choose_spec(source, spec, path)
-    batches = check_io(source, chosen, profile, str(path))
     report_to(f"converting to {precision}", 0.0)
-    graph = to_fp16(source) if precision == "fp16" else to_fp32(source)
+    exact, canonical = in_precision(source, chosen, "fp32", str(path))
+    graph = in_precision(source, chosen, precision, str(path))[0] if precision == "fp16" else exact
+    batches = choose_profile(graph, profile, str(path))
 
-    pictures = _choose_crops(crops, chosen)
-    reference, report = _compare_graphs(source, graph, pictures, chosen, (precision, batches), report_to)
+    pictures = choose_crops(crops, canonical)
+    reference, report = compare_graphs(exact, graph, pictures, canonical, (precision, batches), report_to)
     if (problems := report.problems()) and not options.force:
-        instead = "build with precision fp32 (--precision fp32), " if precision == "fp16" and report.landmarks else ""
+        instead = "build with precision fp32 (--precision fp32), " if precision == "fp16" and report.compared else ""
         raise EngineError(
             f"{path.name} in {precision} differs too much from the float32 model on {report.crops} {report.source}: "
             f"{'; '.join(problems)}. Nothing was built: {instead}compare on photos of the model's own domain "
@@ -140,10 +139,10 @@ def build_engine(
         )
 
     start = time.perf_counter()
-    network = build_network(api, graph, chosen, batches, targets, options, report_to)
+    network = build_network(api, graph, canonical, batches, targets, options, report_to)
     seconds = time.perf_counter() - start
     info = EngineInfo(
-        spec=chosen,
+        spec=canonical,
         input=network.input,
         output=network.output,
         profile=batches,
@@ -175,7 +174,7 @@ def _check_arguments(model: object, output: object, precision: object, spec: obj
     for name, value, kinds in (
         ("model", model, (str, Path)),
         ("output", output, (str, Path, type(None))),
-        ("spec", spec, (ModelSpec, str, Path, type(None))),
+        ("spec", spec, (ModelSpec, DetectorSpec, str, Path, type(None))),
         ("options", options, (BuildOptions,)),
     ):
         if not isinstance(value, kinds):
@@ -198,8 +197,14 @@ def _check_profile(profile: Sequence[int]) -> tuple[int, int, int]:
     return chosen
 
 
+def _find(model: str | Path) -> Path:
+    """The file of a model; a name is looked for among pose models and detectors."""
+    return find_detector(model) if str(model) in bundled_detectors() else find_model(model)
+
+
 def _is_bundled(model: Path) -> bool:
-    return model.resolve() in {path.resolve() for path in bundled_models().values()}
+    bundled = (*bundled_models().values(), *bundled_detectors().values())
+    return model.resolve() in {path.resolve() for path in bundled}
 
 
 def _output_path(model: Path, output: str | Path | None) -> Path:
@@ -222,7 +227,7 @@ def _cannot_write(target: Path, error: OSError) -> EngineError:
     )
 
 
-def _write(target: Path, engine: bytes, reference: Reference, info: EngineInfo) -> None:
+def _write(target: Path, engine: bytes, reference: Reference | DetectionReference, info: EngineInfo) -> None:
     """The three files, all of them or none.
 
     The sidecar's new name comes last: until it is there, an old one does not match the new engine, and says so.
@@ -269,88 +274,3 @@ def _targets(api: Api, gpu: Gpu | None, options: BuildOptions) -> tuple[str, ...
             "TensorRT (pip install 'edgepose[tensorrt-cu13]'), or name the targets to build for"
         )
     return tuple(name for name in known if int(name[2:]) >= 80 or (gpu is not None and gpu.sm == name))
-
-
-# The comparison -----------------------------------------------------------------------------------------
-
-
-def _choose_crops(crops: Crops | CropSource | Photos | None, spec: ModelSpec) -> Crops:
-    if crops is None:
-        return Crops.drawn(spec)
-    if isinstance(crops, (str, Path)) or (
-        isinstance(crops, Sequence) and all(isinstance(path, (str, Path)) for path in crops)
-    ):
-        return Crops.from_photos(crops, spec)
-    chosen = crops(spec) if callable(crops) else crops
-    if not isinstance(chosen, Crops):
-        raise InputError(f"crops must be Crops, a function that returns Crops, or paths of photos, got {chosen!r}")
-    w, h = spec.input_size
-    if chosen.images.dtype != np.uint8 or chosen.images.ndim != 4 or chosen.images.shape[1:] != (h, w, 3):
-        raise InputError(f"crops must be (N, {h}, {w}, 3) uint8, got {chosen.images.shape} {chosen.images.dtype}")
-    return chosen
-
-
-def _compare_graphs(
-    source: onnx.ModelProto,
-    graph: onnx.ModelProto,
-    crops: Crops,
-    spec: ModelSpec,
-    built: tuple[Precision, tuple[int, int, int]],
-    report_to: Progress,
-) -> tuple[Reference, ParityReport]:
-    """What the float32 model finds, and how the graph that is built differs from it, both in ONNX Runtime."""
-    precision, profile = built
-    images = crops.normalized(spec)
-    total = len(images) * (2 if precision == "fp16" else 1)
-    done = 0
-
-    def run(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> NDArray[Any]:
-        session = _session(model)
-        name = session.get_inputs()[0].name
-
-        def batch(part: NDArray[np.float32]) -> NDArray[Any]:
-            nonlocal done
-            report_to(f"comparing on {len(images)} crops", min(1.0, done / total))
-            done += len(part)
-            return _run_session(session, name, part, spec)
-
-        # Small batches: what a crop gives does not depend on its neighbours, and progress moves.
-        return run_in_batches(batch, inputs, (profile[0], profile[1], max(profile[0], min(4, profile[2]))))
-
-    expected = run(to_fp32(source), images)
-    if precision == "fp16":
-        found = run(rounded_to_fp16(graph), images.astype(np.float16).astype(np.float32))
-    else:
-        found = expected
-    report = compare(expected, found, spec, scope="graph", source=crops.source)
-    return Reference.from_heatmaps(crops, expected, spec), report
-
-
-def _run_session(session: Any, name: str, part: NDArray[np.float32], spec: ModelSpec) -> NDArray[Any]:
-    """Heatmaps of a batch (n, 3, h, w)."""
-    batch = len(part)
-    advice = (
-        "if a node fixes the batch, a Reshape for instance, export the model with a dynamic batch, or build it for the "
-        "batch that it is made for (profile=(1, 1, 1), or --min-batch 1 --max-batch 1)"
-    )
-    try:
-        heatmaps = np.asarray(session.run(None, {name: part})[0])
-    except Exception as error:  # ONNX Runtime raises a dozen classes of its own, and plain RuntimeError
-        reason = " ".join(str(error).split())[:400]
-        raise ModelError(f"the model does not run on a batch of {batch} in ONNX Runtime: {reason}; {advice}") from error
-    wanted = (batch, spec.num_keypoints, *spec.heatmap_size[::-1])
-    if heatmaps.shape != wanted:
-        raise ModelError(
-            f"the model returns heatmaps {heatmaps.shape} for a batch of {batch}, by the spec they are {wanted} "
-            f"(batch, landmarks, height, width): correct the spec; or, {advice}"
-        )
-    return heatmaps
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    onnxruntime = import_onnxruntime()
-    options = session_options(onnxruntime, threads=None)
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a dozen classes of its own, and plain RuntimeError
-        raise ModelError(f"the model does not run in ONNX Runtime: {' '.join(str(error).split())[:400]}") from error

@@ -16,10 +16,12 @@ from edgepose.console import console, messages, print_rows
 from edgepose.errors import EdgePoseError, InputError
 
 if TYPE_CHECKING:
+    from edgepose.adapt import Spec
     from edgepose.build import BuiltEngine, Progress
     from edgepose.crops import Crops
+    from edgepose.detection_parity import DetectionReport
     from edgepose.enginefile import BuildOptions
-    from edgepose.spec import ModelSpec
+    from edgepose.parity import ParityReport
 
 __all__ = ["register"]
 
@@ -97,7 +99,7 @@ def build(
         typer.Option(help="Which TensorRT builds it. (default: full TensorRT if it is installed, else TensorRT-RTX)"),
     ] = None,
 ) -> None:
-    """Build TensorRT engines, and report how far their landmarks are from the float32 model's.
+    """Build TensorRT engines of models and detectors, and report how far they are from the float32 model.
 
     Writes the engine, a sidecar that the runtime needs (.engine.json), and the crops that the report was made on
     (.engine.parity.npz), so that it can be repeated where the engine runs. The crops can be looked at: whoever gets
@@ -196,16 +198,17 @@ def _profile(smallest: int | None, best: int | None, largest: int | None) -> tup
     return low, best or min(max(4, low), high), high
 
 
-def _rendered_garments(spec: ModelSpec) -> Crops:
+def _rendered_garments(spec: Spec) -> Crops:
     """Garments as `edgepose synthesize` draws them: the nearest to photos that is always at hand."""
     import numpy as np
 
     from edgepose.crops import Crops
+    from edgepose.spec import ModelSpec
     from edgepose.training.synthetic import render_garment
 
     rng = np.random.default_rng(0)
     samples = [render_garment(rng) for _ in range(RENDERED)]
-    boxes = np.stack([sample.box for sample in samples])
+    boxes = np.stack([sample.box for sample in samples]) if isinstance(spec, ModelSpec) else None
     return Crops.from_frames([sample.image for sample in samples], spec, boxes=boxes, source="rendered garments")
 
 
@@ -239,10 +242,9 @@ def _print_built(built: BuiltEngine, options: BuildOptions) -> None:
         ("batches", f"{info.profile[0]} to {info.profile[2]}, fastest at {info.profile[1]}"),
         ("input", f"{info.input.name} {info.input.dtype}, output {info.output.name} {info.output.dtype}"),
         ("convolutions", convolutions),
-        ("compared", f"{report.landmarks} landmarks of {report.crops} crops ({report.source}), {where[report.scope]}"),
+        ("compared", f"{report.counted} ({report.source}), {where[report.scope]}"),
         ("distance", f"median {report.px_median:.3f} px, 99 % {report.px_p99:.3f} px, most {report.px_max:.3f} px"),
-        ("other peak", f"{report.jumps}, {report.ties} of them ties"),
-        ("PCK change", f"at 0.05: {report.pck_change:+.4f}, at 0.2: {report.pck_20 - 1:+.4f} at worst"),
+        *_kind_rows(report),
         ("scores", f"within {100 * report.score_error:.2g} % of the highest"),
     ]
     print_rows(rows)
@@ -250,6 +252,24 @@ def _print_built(built: BuiltEngine, options: BuildOptions) -> None:
         messages.print("[yellow]TensorRT warns:[/]", escape(warning), soft_wrap=True, highlight=False)
     if options.force and (problems := report.problems()):
         messages.print("[yellow]kept with --force:[/]", escape("; ".join(problems)), soft_wrap=True, highlight=False)
+
+
+def _kind_rows(report: ParityReport | DetectionReport) -> list[tuple[str, str]]:
+    """What only one kind of report says."""
+    from edgepose.parity import ParityReport
+
+    if isinstance(report, ParityReport):
+        return [
+            ("other peak", f"{report.jumps}, {report.ties} of them ties"),
+            ("PCK change", f"at 0.05: {report.pck_change:+.4f}, at 0.2: {report.pck_20 - 1:+.4f} at worst"),
+        ]
+    return [("unmatched", f"{report.unmatched}, of scores from {report.min_score:.2f} on")]
+
+
+def _pck_change(report: ParityReport | DetectionReport) -> str:
+    from edgepose.parity import ParityReport
+
+    return f"{report.pck_change:+.4f}" if isinstance(report, ParityReport) else "-"
 
 
 def _print_summary(outcomes: list[tuple[str, BuiltEngine | EdgePoseError]]) -> None:
@@ -264,7 +284,7 @@ def _print_summary(outcomes: list[tuple[str, BuiltEngine | EdgePoseError]]) -> N
         lines.append(
             (
                 *(f"{info.engine_bytes / 1e6:.1f}", f"{info.seconds:.1f}", f"{report.px_median:.3f}"),
-                *(f"{report.px_p99:.3f}", f"{report.pck_change:+.4f}", str(outcome.path)),
+                *(f"{report.px_p99:.3f}", _pck_change(report), str(outcome.path)),
             )
         )
     console.print()

@@ -1,104 +1,85 @@
-"""The model's part of a build: read the ONNX file, find its spec, check its input and output against it."""
+"""The model's part of a build: read the ONNX file, find its spec, adapt it, give it its precision."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
 
-from edgepose.errors import InputError, ModelError
-from edgepose.spec import ModelSpec
+from edgepose.adapt import Spec, adapt, inputs_of, read_spec, tensor_of
+from edgepose.detector_spec import METADATA_KEY as DETECTOR_KEY
+from edgepose.enginefile import Precision
+from edgepose.engines.kinds import Kind, spec_from_metadata
+from edgepose.errors import InputError
+from edgepose.modelfile import load_model
+from edgepose.precision import to_fp16, to_fp32
+from edgepose.spec import METADATA_KEY, ModelSpec
 
-__all__ = ["check_io", "choose_spec", "read_model"]
+__all__ = ["choose_profile", "choose_spec", "in_precision", "read_model"]
 
 DEFAULT_PROFILE = (1, 4, 16)
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_WEIGHTS_APART = 4  # ONNX's ir_version from which on weights need not be listed among the inputs
 
 
 def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
     """The model with its weights loaded, and the SHA-256 of its file, external weights included.
 
     An input or output without a shape gets one of four open sizes: ONNX's checks ask for one, ONNX Runtime does not.
+    Weights that older files list among the inputs are no inputs any more: nobody feeds them.
 
     Raises:
-        ModelError: the file, or the file of its weights, cannot be read; it is not ONNX; it has several inputs or
-            outputs.
+        ModelError: the file, or the file of its weights, cannot be read, or it is not ONNX.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"model file {path} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(data)
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's DecodeError has no public class that stays the same between versions
-        raise ModelError(
-            f"{path} is not an ONNX model: it may be cut off, or another kind of file ({error})"
-        ) from error
-    stored = [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
-    if stored:
-        names = sorted({item.value for tensor in stored for item in tensor.external_data if item.key == "location"})
-        try:
-            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-            digest.update(model.SerializeToString(deterministic=True))
-        except Exception as error:  # OSError, ONNX's ValidationError, or NumPy's for a file that is cut off
-            raise ModelError(
-                f"{path} keeps its weights in {', '.join(names)}, which cannot be read ({error}): put the whole file "
-                "beside the model, or export the model again"
-            ) from error
-    if len(model.graph.output) != 1 or len(_inputs(model)) != 1:
-        found = [value.name for value in (*_inputs(model), *model.graph.output)]
-        raise ModelError(
-            f"{path}: a heatmap model has one input and one output, this one has {', '.join(found) or 'none'}"
-        )
-    for value in (*_inputs(model), *model.graph.output):
+    model, digest = load_model(path)
+    images = inputs_of(model)
+    for value in (*images, *model.graph.output):
         if not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(4))
-    return model, digest.hexdigest()
+    if len(images) != len(model.graph.input):
+        model.ir_version = max(model.ir_version, _WEIGHTS_APART)
+        kept = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in images]
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+    return model, digest
 
 
-def choose_spec(model: onnx.ModelProto, spec: ModelSpec | str | Path | None, path: Path) -> ModelSpec:
-    """The caller's spec, or else the one in the model's metadata.
+def choose_spec(model: onnx.ModelProto, spec: Spec | str | Path | None, path: Path) -> Spec:
+    """The caller's spec, or else the one in the model's metadata, of a pose model or a detector.
 
     Raises:
         ModelError: there is none, or it is not usable.
     """
     if spec is None:
-        return ModelSpec.from_metadata({item.key: item.value for item in model.metadata_props}, source=str(path))
-    return spec if isinstance(spec, ModelSpec) else ModelSpec.from_file(spec)
+        metadata = {item.key: item.value for item in model.metadata_props}
+        kind: Kind = "detector" if DETECTOR_KEY in metadata and METADATA_KEY not in metadata else "pose"
+        return spec_from_metadata(metadata, kind, source=str(path))
+    return read_spec(spec) if isinstance(spec, (str, Path)) else spec
 
 
-def check_io(
-    model: onnx.ModelProto, spec: ModelSpec, profile: tuple[int, int, int] | None, source: str
-) -> tuple[int, int, int]:
-    """The batch sizes to build for, after checking input and output against the spec.
+def in_precision(model: onnx.ModelProto, spec: Spec, precision: Precision, source: str) -> tuple[onnx.ModelProto, Spec]:
+    """The adapted network with all its arithmetic in one precision, and the spec of that.
 
-    What the graph leaves open agrees with any spec; the comparison runs the model and sees what comes out.
+    What adaptation adds to a detector stays float32: coordinates of a large picture need more than float16's 11 bits.
 
     Raises:
-        InputError: the profile is not one, or not one for this model.
-        ModelError: type or size of input or output is another one.
+        ModelError: the graph cannot be converted, or contradicts the spec.
     """
-    (value,) = _inputs(model)
-    for what, tensor, size, channels in (
-        ("input", value, spec.input_size, 3),
-        ("output", model.graph.output[0], spec.heatmap_size, spec.num_keypoints),
-    ):
-        dtype = tensor.type.tensor_type.elem_type
-        if dtype not in _FLOATS:
-            raise ModelError(
-                f"{source}: the {what} {tensor.name} is {TensorProto.DataType.Name(dtype).lower()}, and edgepose feeds "
-                "and reads float32 or float16: export the network itself, without what comes before or after it"
-            )
-        found, wanted = _known_shape(tensor), (None, channels, size[1], size[0])
-        if len(found) != 4 or any(have and want and have != want for have, want in zip(found, wanted, strict=True)):
-            raise ModelError(
-                f"{source}: model and spec disagree on the {what}: the model has {found}, the spec says {wanted} "
-                "(batch, channels, height, width; None is any). Correct the spec, or pass the model that it belongs to"
-            )
-    fixed = _known_shape(value)[0]
+    retype = to_fp16 if precision == "fp16" else to_fp32
+    if isinstance(spec, ModelSpec):
+        adapted, canonical = adapt(model, spec, source=source)
+        return retype(adapted), canonical
+    return adapt(retype(model), spec, source=source)
+
+
+def choose_profile(model: onnx.ModelProto, profile: tuple[int, int, int] | None, source: str) -> tuple[int, int, int]:
+    """The batch sizes to build for.
+
+    Raises:
+        InputError: the profile is not one for this model.
+    """
+    (value,) = inputs_of(model)
+    shape = tensor_of(value).shape
+    fixed = shape[0] if shape else None
     chosen = profile or ((fixed,) * 3 if fixed else DEFAULT_PROFILE)
     if fixed and chosen != (fixed,) * 3:
         raise InputError(
@@ -106,13 +87,3 @@ def check_io(
             "the model with a dynamic batch"
         )
     return chosen
-
-
-def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in weights]
-
-
-def _known_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    """None for a size that the graph leaves open."""
-    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim)

@@ -7,14 +7,17 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from edgepose.enginefile import BuildOptions, TensorInfo
+from edgepose.engines.kinds import output_shape
 from edgepose.errors import EngineError, InputError, ModelError
-from edgepose.spec import ModelSpec
 from edgepose.tensorrt_api import Api, Messages
+
+if TYPE_CHECKING:
+    from edgepose.adapt import Spec
 
 __all__ = ["Network", "build_network"]
 
@@ -42,7 +45,7 @@ class Network:
 def build_network(
     api: Api,
     model: onnx.ModelProto,
-    spec: ModelSpec,
+    spec: Spec,
     profile: tuple[int, int, int],
     targets: tuple[str, ...],
     options: BuildOptions,
@@ -104,22 +107,21 @@ def _parse_errors(api: Api, parser: Any, messages: Messages) -> str:
     return f"{api.name} {api.version} cannot take this model: {reasons}"
 
 
-def _check_network(network: Any, spec: ModelSpec) -> tuple[TensorInfo, TensorInfo]:
+def _check_network(network: Any, spec: Spec) -> tuple[TensorInfo, TensorInfo]:
     """Input and output as TensorRT sees them, -1 for the batch, sizes that the graph leaves open as the spec says."""
-    (w, h), (map_w, map_h) = spec.input_size, spec.heatmap_size
+    w, h = spec.input_size
+    image, output = network.get_input(0), network.get_output(0)
+    stated = tuple(size if size >= 0 else None for size in tuple(output.shape))
     found = []
-    for tensor, wanted in (
-        (network.get_input(0), (-1, 3, h, w)),
-        (network.get_output(0), (-1, spec.num_keypoints, map_h, map_w)),
-    ):
+    for tensor, wanted in ((image, (3, h, w)), (output, output_shape(spec, stated, spec.name))):
         shape, kind = tuple(tensor.shape), str(tensor.dtype).rpartition(".")[2]
-        agrees = len(shape) == 4 and all(a in {-1, b} for a, b in zip(shape[1:], wanted[1:], strict=True))
+        agrees = len(shape) == len(wanted) + 1 and all(a in {-1, b} for a, b in zip(shape[1:], wanted, strict=True))
         if not agrees or kind not in _DTYPES:
             raise ModelError(
-                f"TensorRT sees {tensor.name} as {kind} {shape}; by the spec it is float {wanted}: correct the spec's "
-                "input_size, heatmap_size or keypoint_names"
+                f"TensorRT sees {tensor.name} as {kind} {shape}; by the spec it is float {(-1, *wanted)}: correct the "
+                "spec's input_size, heatmap_size or keypoint_names"
             )
-        found.append(TensorInfo(tensor.name, _DTYPES[kind], wanted))
+        found.append(TensorInfo(tensor.name, _DTYPES[kind], (-1, *wanted)))
     return found[0], found[1]
 
 
@@ -141,7 +143,7 @@ def _configure(
     api: Api,
     builder: Any,
     network: Any,
-    spec: ModelSpec,
+    spec: Spec,
     profile: tuple[int, int, int],
     targets: tuple[str, ...],
     options: BuildOptions,

@@ -14,8 +14,23 @@ from rich.table import Column, Table
 from typer.core import TyperGroup
 
 from edgepose.build_cli import register as register_build_command
+from edgepose.cli_options import (
+    DEFAULT_MODEL,
+    Boxes,
+    DetectorModel,
+    DetectorSpecFile,
+    Device,
+    FlipTest,
+    MinScore,
+    Model,
+    Spec,
+    WholeImage,
+    choose_boxes,
+)
 from edgepose.console import console, messages, print_rows, track
+from edgepose.detect_cli import register as register_detect_command
 from edgepose.errors import EdgePoseError
+from edgepose.stream_cli import register as register_stream_command
 
 # The command line is where all parts meet; the library itself never imports training. No torch is loaded by this.
 from edgepose.training.cli import register as register_training_commands
@@ -26,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 DEBUG_VARIABLE = "EDGEPOSE_DEBUG"
-DEFAULT_MODEL = "garment-landmarks"
 DEMO_SEED = 14  # a dress on a wooden floor: it has all eight landmarks
 
 
@@ -51,16 +65,6 @@ app = typer.Typer(
     help="Landmarks of garments and other objects, fast: predict on photos and videos, inspect and export models.",
 )
 
-Model = Annotated[
-    str,
-    typer.Option("--model", "-m", help="Bundled name (see `edgepose models`), or path of an ONNX file or an engine."),
-]
-Spec = Annotated[
-    Path | None, typer.Option("--spec", help="JSON file that says what the model expects, if the model does not.")
-]
-MinScore = Annotated[float, typer.Option("--min-score", min=0.0, help="Do not draw landmarks below this score.")]
-FlipTest = Annotated[bool, typer.Option("--flip-test", help="Average with the mirrored crop: slower, more accurate.")]
-
 
 @app.callback(invoke_without_command=True)
 def main(
@@ -83,27 +87,27 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder; or a file, for one photo or video.")],
     model: Model = DEFAULT_MODEL,
     spec: Spec = None,
-    boxes: Annotated[
-        list[str] | None,
-        typer.Option("--boxes", help="x1,y1,x2,y2 in px, once for each garment; or a JSON file of boxes."),
-    ] = None,
-    whole_image: Annotated[bool, typer.Option("--whole-image", help="One garment fills each picture.")] = False,
+    detector: DetectorModel = None,
+    detector_spec: DetectorSpecFile = None,
+    boxes: Boxes = None,
+    whole_image: WholeImage = False,
     flip_test: FlipTest = False,
     min_score: MinScore = 0.4,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
-    """Find landmarks: writes annotated pictures or a video, and all coordinates as JSON.
+    """Find objects and their landmarks: writes annotated pictures or a video, and all coordinates as JSON.
 
     The JSON is predictions.json in the output folder, or lies beside the output file under its name.
     A JSON file of boxes is a list of x1,y1,x2,y2 lists for every picture; or an object that holds such a list for each
     file name, or frame number of a video; or COCO annotations or detections (x,y,width,height) with file names.
     """
     from edgepose.annotate import annotate
-    from edgepose.boxes import BoxSource
     from edgepose.predictor import Predictor
 
-    box_source = BoxSource.from_options(boxes or [], whole_image=whole_image)
-    with Predictor(model, spec=spec, device=device, flip_test=flip_test) as predictor:
+    box_source, found_by = choose_boxes(
+        model, boxes, whole_image=whole_image, detector=detector, detector_spec=detector_spec, device=device
+    )
+    with Predictor(model, spec=spec, detector=found_by, device=device, flip_test=flip_test) as predictor:
         report = annotate(predictor, source, output, box_source, min_score=min_score, track=track)
     files = f"{len(report.outputs)} file{'s' * (len(report.outputs) != 1)}"
     objects = f"{report.objects} object{'s' * (report.objects != 1)}"
@@ -171,20 +175,24 @@ def _print_demo(report: DemoReport, title: str) -> None:
 
 @app.command()
 def models() -> None:
-    """List the models that come with edgepose."""
+    """List the models and detectors that come with edgepose."""
     from edgepose.modelfile import ModelFile
-    from edgepose.models import bundled_models
+    from edgepose.models import bundled_detectors, bundled_models
+    from edgepose.spec import ModelSpec
 
-    table = Table(Column("name", no_wrap=True), "landmarks", "input (w x h)", "size", "licence", "metrics")
-    for name, path in bundled_models().items():
+    table = Table(Column("name", no_wrap=True), "finds", "input (w x h)", "size", "licence", "metrics")
+    for name, path in {**bundled_models(), **bundled_detectors()}.items():
         file = ModelFile.read(path)
         if file.spec is None:
             raise EdgePoseError(f"the bundled model {path} has no spec: install edgepose again")
         spec = file.spec
+        if isinstance(spec, ModelSpec):
+            finds = f"{spec.num_keypoints} landmarks"
+        else:
+            finds = f"objects of {spec.num_categories} categories"
         figures = "\n".join(f"{key} {value:.3g}" for key, value in spec.metrics.items())
         size = f"{spec.input_size[0]} x {spec.input_size[1]}"
-        megabytes = f"{file.size / 1e6:.1f} MB"
-        table.add_row(name, str(spec.num_keypoints), size, megabytes, spec.license, figures)
+        table.add_row(name, finds, size, f"{file.size / 1e6:.1f} MB", spec.license, figures)
     if table.row_count:
         console.print(table)
     else:
@@ -196,9 +204,9 @@ def info(
     model: Annotated[str, typer.Argument(help="Bundled name, or path of an ONNX file or an engine.")] = DEFAULT_MODEL,
 ) -> None:
     """Show what a model file says about itself: spec, input and output, precision, metrics, where an engine runs."""
-    from edgepose.models import ENGINE_SUFFIXES, find_model
+    from edgepose.models import ENGINE_SUFFIXES, bundled_detectors, find_detector, find_model
 
-    path = find_model(model)
+    path = find_detector(model) if model in bundled_detectors() else find_model(model)
     print_rows(_engine_rows(path) if path.suffix.lower() in ENGINE_SUFFIXES else _model_rows(path))
 
 
@@ -216,10 +224,28 @@ def _model_rows(path: Path) -> list[tuple[str, str]]:
         *(("output", line) for line in file.outputs),
     ]
     if file.spec is None:
-        rows.append(("spec", "none: pass one with --spec spec.json (edgepose predict shows an example)"))
+        rows.append(("spec", _no_spec(file.starting_spec)))
     else:
         rows += [(f"spec: {key}", _readable(value)) for key, value in vars(file.spec).items()]
     return rows
+
+
+def _no_spec(beginning: str) -> str:
+    if not beginning:
+        return (
+            "none, and no output looks like heatmaps or detections; docs/models.md says how to describe a model, "
+            "docs/detectors.md a detector"
+        )
+    if '"category_names"' in beginning:
+        return (
+            "none: write one and pass it with --spec or --detector-spec. To begin with, what the outputs look like; the "
+            "file does not say how it is fed, so check color, scale, mean, std and resize (docs/detectors.md), and the "
+            f"names:\n{beginning}"
+        )
+    return (
+        "none: write one and pass it with --spec spec.json. To begin with, sizes and layouts from the file; it does "
+        f"not say names, flip_indices, color, scale, mean, std and codec, so correct these:\n{beginning}"
+    )
 
 
 def _engine_rows(path: Path) -> list[tuple[str, str]]:
@@ -274,6 +300,8 @@ def doctor() -> None:
 
 
 register_build_command(app)
+register_detect_command(app)
+register_stream_command(app)
 register_training_commands(app)
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -26,6 +27,10 @@ from edgepose.frames import as_bgr, whole_image_box
 from edgepose.kernels import reference
 from edgepose.media import photos_in, read_photo
 from edgepose.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from edgepose.adapt import Spec
+    from edgepose.detector_spec import DetectorSpec
 
 __all__ = ["DEFAULT_COUNT", "Crops"]
 
@@ -45,7 +50,7 @@ class Crops:
     source: str
 
     @classmethod
-    def from_photos(cls, photos: str | Path | Sequence[str | Path], spec: ModelSpec, *, limit: int = 100) -> Crops:
+    def from_photos(cls, photos: str | Path | Sequence[str | Path], spec: Spec, *, limit: int = 100) -> Crops:
         """Whole photos, each as one crop.
 
         Args:
@@ -70,17 +75,18 @@ class Crops:
     def from_frames(
         cls,
         frames: Sequence[NDArray[np.uint8]],
-        spec: ModelSpec,
+        spec: Spec,
         *,
         boxes: ArrayLike | None = None,  # (N, 4) xyxy, frame px
         source: str = "photos",
     ) -> Crops:
-        """One crop of each frame.
+        """One crop of each frame; for a detector the whole frame, as it is fed.
 
         Args:
             frames: each (H, W, 3) uint8 BGR, or as :mod:`edgepose.frames` takes them.
-            spec: gives the crop's size, codec, padding and sampling.
-            boxes: the object in each frame; None: each frame is one object, with no padding around it.
+            spec: gives the crop's size, codec, padding and sampling; or a detector's.
+            boxes: the object in each frame; None: each frame is one object, with no padding around it. A detector takes
+                none.
             source: what they are.
 
         Raises:
@@ -89,6 +95,10 @@ class Crops:
         if len(frames) == 0:
             raise InputError("there are no pictures to compare engines on: at least one is needed")
         images = [as_bgr(frame) for frame in frames]
+        if not isinstance(spec, ModelSpec):
+            if boxes is not None:
+                raise InputError("a detector is compared on whole frames: leave the boxes out")
+            return cls(np.stack([_letterboxed(image, spec) for image in images]), source)
         if boxes is None:
             checked, padding = np.concatenate([whole_image_box(image) for image in images]), 1.0
         else:
@@ -103,16 +113,22 @@ class Crops:
         return cls(np.stack(crops), source)
 
     @classmethod
-    def drawn(cls, spec: ModelSpec, count: int = DEFAULT_COUNT, seed: int = 0) -> Crops:
+    def drawn(cls, spec: Spec, count: int = DEFAULT_COUNT, seed: int = 0) -> Crops:
         """Shapes like garments; the same seed draws the same pictures."""
         rng = np.random.default_rng(seed)
         return cls(np.stack([_draw(rng, spec.input_size) for _ in range(count)]), "drawn shapes")
 
-    def normalized(self, spec: ModelSpec) -> NDArray[np.float32]:
+    def normalized(self, spec: Spec) -> NDArray[np.float32]:
         """(N, 3, h, w) float32 RGB, normalised as the spec says: what the network takes."""
         mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
         rgb = self.images[..., ::-1].astype(np.float32)
         return np.ascontiguousarray(((rgb - mean) / std).transpose(0, 3, 1, 2))
+
+
+def _letterboxed(image: NDArray[np.uint8], spec: DetectorSpec) -> NDArray[np.uint8]:
+    """(h, w, 3) uint8 BGR: a frame as it lies in a detector's input."""
+    fed = reference.letterbox(image, spec.input_size, resize=spec.resize, pad=spec.pad, sampling=spec.sampling)
+    return np.asarray(fed, np.uint8)
 
 
 # Drawing ----------------------------------------------------------------------------------------

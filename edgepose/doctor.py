@@ -115,6 +115,9 @@ _PACKAGES = (
      "pip install opencv-python-headless"),
     ("onnx", ("onnx",), "model files", "pip install onnx"),
     ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "the CPU engine", "pip install onnxruntime"),
+    ("scipy", ("scipy",), "tracking", "pip install scipy"),
+    ("av", ("av",), "streams: files and network addresses, where OpenCV is weak", "pip install 'edgepose[av]'"),
+    ("PyNvVideoCodec", ("PyNvVideoCodec",), "streams: decoding on the GPU", "pip install 'edgepose[nvdec]'"),
     ("torch", ("torch",), "training and export", "pip install 'edgepose[train]'"),
 )  # fmt: skip
 

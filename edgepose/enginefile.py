@@ -21,7 +21,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgepose.errors import EdgePoseError, EngineError, InputError
 from edgepose.files import write_atomically
@@ -29,6 +29,10 @@ from edgepose.jsonfields import FieldError, kind, one_of, read_dataclass, tuple_
 from edgepose.parity import ParityReport
 from edgepose.spec import ModelSpec
 from edgepose.tensorrt_api import FLAVOURS, Flavour
+
+if TYPE_CHECKING:
+    from edgepose.adapt import Spec
+    from edgepose.detection_parity import DetectionReport
 
 __all__ = [
     "BuildOptions",
@@ -126,7 +130,8 @@ class EngineInfo:
     """What is known about an engine without loading it. Read it with :func:`read_engine` or ``EngineInfo.read``.
 
     Attributes:
-        spec: how to feed the network and how to read its heatmaps.
+        spec: how to feed the network as it was built and how to read what it returns: of a pose model or of a detector,
+            in the canonical form (:mod:`edgepose.adapt`).
         input, output: of the network, as it was built.
         profile: smallest, best and largest batch.
         precision: ``fp32`` or ``fp16``: that of the graph, hence of the engine.
@@ -139,13 +144,14 @@ class EngineInfo:
         spec_given: the spec came from the caller, not from the model.
         engine_bytes, engine_sha256: of the engine file.
         options: what was asked for.
-        parity: how far its landmarks are from the float32 model's; see :mod:`edgepose.parity`.
+        parity: how far its landmarks are from the float32 model's, see :mod:`edgepose.parity`; or its detections, see
+            :mod:`edgepose.detection_parity`.
         built: UTC, ISO 8601.
         seconds: that TensorRT took.
         edgepose: the version that built it.
     """
 
-    spec: ModelSpec
+    spec: Spec
     input: TensorInfo
     output: TensorInfo
     profile: tuple[int, int, int]
@@ -160,7 +166,7 @@ class EngineInfo:
     spec_given: bool
     engine_bytes: int
     engine_sha256: str
-    parity: ParityReport
+    parity: ParityReport | DetectionReport
     built: str
     seconds: float
     edgepose: str
@@ -205,6 +211,8 @@ class EngineInfo:
         nested = {name: asdict(value) for name, value in own.items() if hasattr(value, "__dataclass_fields__")}
         nested["spec"] = json.loads(self.spec.to_json())
         lines = {"schema": SCHEMA_VERSION, "key": self.key, **own, **nested}
+        if not isinstance(self.spec, ModelSpec):  # the key tells the reader which kind it is
+            lines = {"detector" if name == "spec" else name: value for name, value in lines.items()}
         return (
             "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in lines.items()) + "\n}\n"
         )
@@ -257,7 +265,7 @@ class EngineInfo:
         try:
             key = data.pop("key", None)
             del data["schema"]
-            info = read_dataclass(cls, data, _INFO)
+            info = read_dataclass(cls, *_by_kind(data))
         except (FieldError, EdgePoseError) as error:
             raise EngineError(f"{source}: {error}. Build the engine again, or use the edgepose that built it") from None
         if key != info.key:
@@ -329,6 +337,21 @@ def check_runs_here(
         f"{engine} was built for {', '.join(built_for)} and does not run on {', '.join(found)}. Engines are not "
         f"portable: build it for this machine with: {command}"
     )
+
+
+def _by_kind(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Callable[[Any], Any]]]:
+    """A sidecar's fields and their readers, of a pose model or of a detector."""
+    if "detector" not in data:
+        return data, _INFO
+    from edgepose.detection_parity import DetectionReport
+    from edgepose.detector_spec import DetectorSpec
+
+    fields_of_it = {"spec" if name == "detector" else name: value for name, value in data.items()}
+    return fields_of_it, {
+        **_INFO,
+        "spec": lambda value: DetectorSpec.from_json(json.dumps(value), source="detector"),
+        "parity": DetectionReport.from_dict,
+    }
 
 
 # Strict reading ---------------------------------------------------------------------------------

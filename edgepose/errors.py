@@ -4,6 +4,7 @@
     ├── InputError              (also a ValueError)   a frame, box or option is not usable
     ├── ModelError                                    a model file or its ModelSpec is not usable
     ├── EngineError                                   an engine cannot be opened or run on this machine
+    ├── SourceError                                   a camera, file or stream cannot be opened, or was lost
     └── MissingDependencyError  (also an ImportError) an optional package is not installed
 
 Each message says what was expected, what came, and what to do about it.
@@ -11,7 +12,7 @@ Each message says what was expected, what came, and what to do about it.
 
 from __future__ import annotations
 
-__all__ = ["EdgePoseError", "EngineError", "InputError", "MissingDependencyError", "ModelError"]
+__all__ = ["EdgePoseError", "EngineError", "InputError", "MissingDependencyError", "ModelError", "SourceError"]
 
 
 class EdgePoseError(Exception):
@@ -28,6 +29,10 @@ class ModelError(EdgePoseError):
 
 class EngineError(EdgePoseError):
     """An engine cannot be opened or run on this machine."""
+
+
+class SourceError(EdgePoseError):
+    """A camera, a file or a network stream cannot be opened, or was lost."""
 
 
 class MissingDependencyError(EdgePoseError, ImportError):

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgepose.errors import InputError
+from edgepose.kernels._placement import Placement, Resize, locate
 from edgepose.spec import Codec, ModelSpec
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "crops_see_frame",
     "heatmap_to_crop",
     "invert_affines",
+    "letterbox_placement",
     "transform_points",
     "validate_boxes",
 ]
@@ -304,6 +306,31 @@ def crops_see_frame(
     step, first = inverses[:, (0, 1), (0, 1)], inverses[:, :, 2]  # (N, 2): of a crop px, of crop px 0; frame px
     low, high = first - 0.5 * step, first + (np.array(input_size) - 0.5) * step
     return np.asarray(((high > -0.5) & (low < np.array(frame_size) - 0.5)).all(axis=1))
+
+
+def letterbox_placement(
+    frame_size: Sequence[int],  # (W, H) px
+    input_size: Sequence[int],  # (w, h) of a detector's input, px
+    resize: Resize = "letterbox",
+) -> Placement:
+    """Where ``kernels.reference.letterbox`` puts a frame: (scale_x, scale_y, left, top), float64.
+
+    Input px = frame px * scale + offset in edge coordinates, as COCO's boxes are: 0 is the first pixel's outer edge.
+    ``left`` and ``top`` are whole. The scales are those of the picture after its size was rounded to whole pixels, so
+    that boxes go back exactly:
+
+    * ``letterbox``: the frame's aspect, in the middle. The side that does not decide is rounded to the nearest pixel,
+      an odd pixel of padding lies to the right or below (as YOLOv5 and its successors do it).
+    * ``letterbox_corner``: at the top left, that side rounded down (YOLOX).
+    * ``stretch``: the picture fills the input.
+
+    Raises InputError for sizes that are not whole numbers of at least 1, or a resize that there is not.
+    """
+    sizes = (_check_size(name, size, "msra") for name, size in (("frame_size", frame_size), ("input_size", input_size)))
+    try:
+        return locate(*sizes, resize)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def cells_to_frame(inverses: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float64]:

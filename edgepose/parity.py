@@ -13,12 +13,12 @@ px. What counts:
     PCK@t       the share of landmarks, ties aside, within t times the longer side of the object's box of the float32
                 result. It is the most that PCK against the truth can change by, and `pck_change` says that.
 
-`complete` redoes the report where the engine runs: the crops and the float32 results lie beside it.
+`complete` redoes the report where the engine runs: the crops and the float32 results lie beside it. Detectors have a
+report of their own, :mod:`edgepose.detection_parity`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,9 +36,10 @@ from edgepose.kernels import reference as twins
 from edgepose.spec import ModelSpec
 
 if TYPE_CHECKING:
+    from edgepose.detection_parity import DetectionReport
     from edgepose.enginefile import EngineInfo
 
-__all__ = ["LIMITS", "Limits", "ParityReport", "Reference", "compare", "complete", "convolutions_in", "run_in_batches"]
+__all__ = ["LIMITS", "Limits", "ParityReport", "Reference", "compare", "complete", "run_in_batches"]
 
 Scope = Literal["engine", "graph"]
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -115,6 +116,16 @@ class ParityReport:
     def pck_change(self) -> float:
         """The most that PCK@0.05 can lose against the float32 model, as a negative fraction."""
         return self.pck_05 - 1.0
+
+    @property
+    def compared(self) -> int:
+        """How many landmarks were compared; without any, nothing is known."""
+        return self.landmarks
+
+    @property
+    def counted(self) -> str:
+        """What was compared, in words."""
+        return f"{self.landmarks} landmarks of {self.crops} crops"
 
     def problems(self, limits: Limits = LIMITS) -> tuple[str, ...]:
         """What is beyond the limits, in words; empty: nothing."""
@@ -309,8 +320,10 @@ def complete(
     Args:
         info: its sidecar.
         parity_file: :func:`edgepose.enginefile.parity_path` of the engine.
-        run: (N, 3, h, w) float32 RGB, normalised -> heatmaps (N, K, h, w); N within the engine's profile.
-        convolutions: of the loaded engine, see :func:`convolutions_in`; None or empty: those of the network are kept.
+        run: (N, 3, h, w) float32 RGB, normalised -> heatmaps (N, K, h, w), or a detector's rows (N, Q, 6); N within the
+            engine's profile.
+        convolutions: of the loaded engine, see :mod:`edgepose.engines.inspection`; None or empty: those of the network
+            are kept.
 
     Returns:
         The sidecar with the engine's own report; not written.
@@ -318,11 +331,18 @@ def complete(
     Raises:
         EngineError: the parity file is not usable; or the engine is beyond the limits, and was not built with force.
     """
-    reference = Reference.read(parity_file, info.spec)
-    heatmaps = run_in_batches(run, reference.crops.normalized(info.spec), info.profile)
-    report = judge(
-        reference, heatmaps, info.spec, scope="engine", convolutions=convolutions or info.parity.convolutions
-    )
+    layers = convolutions or info.parity.convolutions
+    report: ParityReport | DetectionReport
+    if isinstance(info.spec, ModelSpec):
+        reference = Reference.read(parity_file, info.spec)
+        heatmaps = run_in_batches(run, reference.crops.normalized(info.spec), info.profile)
+        report = judge(reference, heatmaps, info.spec, scope="engine", convolutions=layers)
+    else:
+        from edgepose.detection_parity import DetectionReference, judge_detections
+
+        detections = DetectionReference.read(parity_file, info.spec)
+        rows = run_in_batches(run, detections.crops.normalized(info.spec), info.profile)
+        report = judge_detections(detections, rows, info.spec, scope="engine", convolutions=layers)
     if (problems := report.problems()) and not info.options.force:
         raise EngineError(
             f"the engine of {info.onnx} differs too much from the float32 model on this machine: "
@@ -344,33 +364,6 @@ def run_in_batches(run: Run, images: NDArray[np.float32], profile: tuple[int, in
         filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)]) if missing else batch
         parts.append(np.asarray(run(filled))[: len(batch)])
     return np.concatenate(parts)
-
-
-def convolutions_in(layer_information: str) -> dict[str, int]:
-    """Convolution layers by precision, from an engine inspector's JSON (``LayerInformationFormat.JSON``).
-
-    TensorRT fuses layers and names kernels as it likes; a layer counts by its name, its type or its origin, and by the
-    type of its first output. Empty where the engine says nothing, as one built without details does.
-    """
-    try:
-        layers = json.loads(layer_information).get("Layers", [])
-    except (json.JSONDecodeError, AttributeError):
-        return {}
-    counts: dict[str, int] = {}
-    for layer in layers:
-        if not isinstance(layer, dict) or not layer.get("Outputs"):
-            continue
-        words = " ".join(
-            str(layer.get(name, "")) for name in ("ParameterType", "LayerType", "Metadata", "Name")
-        ).lower()
-        if "conv" not in words:
-            continue
-        kind = str(layer["Outputs"][0].get("Format/Datatype", "")).lower()
-        for precision, marks in (("float16", ("half", "fp16")), ("int8", ("int8",)), ("float32", ("float", "fp32"))):
-            if any(mark in kind for mark in marks):
-                counts[precision] = counts.get(precision, 0) + 1
-                break
-    return counts
 
 
 def _decode(

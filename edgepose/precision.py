@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from edgepose.errors import ModelError
 
-__all__ = ["FLOAT16_MAX", "rounded_to_fp16", "to_fp16", "to_fp32"]
+__all__ = ["FLOAT16_MAX", "rounded_to_fp16", "skeleton", "to_fp16", "to_fp32"]
 
 FLOAT16_MAX = 65504.0
 _STANDARD = ("", "ai.onnx")
@@ -49,10 +49,16 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 def to_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model that computes in float32, input and output included; float16 weights are widened.
 
+    A model that holds no float16 comes back as an equal copy, whatever else is in it.
+
     Raises:
         ModelError: the graph holds something that cannot be converted; names it.
     """
-    return _retype(model, TensorProto.FLOAT16, TensorProto.FLOAT)
+    if _holds_float16(model):
+        return _retype(model, TensorProto.FLOAT16, TensorProto.FLOAT)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 @dataclass
@@ -92,6 +98,27 @@ def _retype(model: onnx.ModelProto, source: int, target: int) -> onnx.ModelProto
         if value.type.tensor_type.elem_type == source and value.name not in plan.kept:
             value.type.tensor_type.elem_type = target
     return _checked(converted, target)
+
+
+def _holds_float16(model: onnx.ModelProto) -> bool:
+    """Whether float16 is mentioned anywhere; functions and sparse weights count as if it were."""
+
+    def inside(graph: onnx.GraphProto) -> bool:
+        if any(value.type.tensor_type.elem_type == TensorProto.FLOAT16 for value in (*graph.input, *graph.output)):
+            return True
+        if any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer):
+            return True
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            if attribute.t.data_type == TensorProto.FLOAT16 or (attribute.name, attribute.i) == (
+                "to",
+                TensorProto.FLOAT16,
+            ):
+                return True
+            if any(map(inside, (attribute.g, *attribute.graphs))):
+                return True
+        return False
+
+    return bool(model.functions or model.graph.sparse_initializer) or inside(model.graph)
 
 
 # What can be converted ----------------------------------------------------------------------------
@@ -161,7 +188,7 @@ def _make_plan(model: onnx.ModelProto, types: dict[str, int], source: int, targe
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of each name in the graph."""
     try:
-        graph = shape_inference.infer_shapes(_skeleton(model), check_type=True, strict_mode=True, data_prop=True).graph
+        graph = shape_inference.infer_shapes(skeleton(model), check_type=True, strict_mode=True, data_prop=True).graph
     except Exception as error:  # ONNX's checker raises classes of its own, and plain RuntimeError
         raise ModelError(f"the model is not valid ONNX: {' '.join(str(error).split())[:400]}") from error
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -170,20 +197,20 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     return types
 
 
-def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with inputs in place of its large weights: ONNX's checks copy a model several times."""
-    skeleton = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = model.graph
-    skeleton.graph.name = graph.name or "graph"
+    bare.graph.name = graph.name or "graph"
     for name in ("node", "input", "output", "value_info"):
-        getattr(skeleton.graph, name).extend(getattr(graph, name))
+        getattr(bare.graph, name).extend(getattr(graph, name))
     inputs = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if prod(tensor.dims) <= _SMALL:  # a shape, scales, and the like: their values matter to shape inference
-            skeleton.graph.initializer.append(tensor)
+            bare.graph.initializer.append(tensor)
         elif tensor.name not in inputs:
-            skeleton.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return skeleton
+            bare.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return bare
 
 
 def _describe(node: onnx.NodeProto) -> str:
@@ -285,15 +312,15 @@ def _checked(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     """The model with the types and shapes of its tensors inferred anew, if it is valid."""
     del model.graph.value_info[:]
     try:
-        skeleton = shape_inference.infer_shapes(_skeleton(model), check_type=True, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(skeleton, full_check=True)
+        checked = shape_inference.infer_shapes(skeleton(model), check_type=True, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(checked, full_check=True)
     except Exception as error:
         raise ModelError(
             f"the graph cannot be converted to {_NAMES[target]}; export it in the precision that you need. ONNX says: "
             f"{' '.join(str(error).split())[:400]}"
         ) from error
-    model.graph.value_info.extend(skeleton.graph.value_info)
-    for ours, inferred in zip(model.graph.output, skeleton.graph.output, strict=True):
+    model.graph.value_info.extend(checked.graph.value_info)
+    for ours, inferred in zip(model.graph.output, checked.graph.output, strict=True):
         ours.CopyFrom(inferred)
     return model
 
@@ -308,21 +335,21 @@ _MOVES_VALUES = frozenset(
 
 
 def rounded_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 model that computes what a float16 engine does: each layer's result is rounded to float16.
+    """A float32 model that computes what a float16 engine does: what is float16 there is rounded to float16.
 
     ONNX Runtime's CPU provider cannot say it: it runs a float16 graph in float32 and drops the casts between layers, so
     it neither rounds activations nor lets them overflow. Sums within a layer stay float32, as on tensor cores.
 
     Args:
-        model: a float16 one. Its input must be rounded by the caller.
+        model: one that computes in float16, or partly so. Its input must be rounded by the caller, if it is float16.
     """
+    halves = {name for name, kind in _element_types(model).items() if kind == TensorProto.FLOAT16}
     rounded = to_fp32(model)
-    types = _element_types(rounded)
     nodes = []
     for node in rounded.graph.node:
         nodes.append(node)
         for index, name in enumerate(node.output):
-            if types.get(name) == TensorProto.FLOAT and node.op_type not in _MOVES_VALUES:
+            if name in halves and node.op_type not in _MOVES_VALUES:
                 exact, half = f"{name}.exact", f"{name}.half"
                 node.output[index] = exact
                 nodes.append(helper.make_node("Cast", [exact], [half], to=TensorProto.FLOAT16))

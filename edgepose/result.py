@@ -31,9 +31,11 @@ class Timings:
     On a GPU with CUDA graphs the device runs upload, crop, network and decoder as one piece, which cannot be timed
     apart: there ``crop`` is the host's work before it (geometry, copying the frame to pinned memory), ``network`` the
     wait for the GPU, ``decode`` the host's work after it. With ``Predictor(..., cuda_graph=False)`` the three are
-    times between CUDA events around the stages, in which the GPU also waits for the host.
+    times between CUDA events around the stages, in which the GPU also waits for the host. Of frames that were
+    submitted together, each result has the times of the whole call.
 
     Attributes:
+        detect: frame -> boxes; 0 where the boxes were given. On a GPU with CUDA graphs it is part of ``network``.
         crop: frame and boxes -> network input.
         network: both passes with a flip test.
         decode: heatmaps -> keypoints.
@@ -44,6 +46,7 @@ class Timings:
     network: float = 0.0
     decode: float = 0.0
     total: float = 0.0
+    detect: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +59,16 @@ class PoseResult:
         keypoints: (N, K, 2) float32, x and y, frame px; an integer is a pixel's centre. Not clipped: a landmark that
             the network places outside the frame has coordinates outside the frame.
         scores: (N, K) float32, the peak of each landmark's heatmap; about 0 to 1, and 0 where there is none.
-        boxes: (N, 4) float32, xyxy, frame px, as they were passed.
+        boxes: (N, 4) float32, xyxy, frame px, as they were passed or detected.
         spec: the model's; ``spec.keypoint_names`` names the K landmarks.
         frame_size: (width, height) of the frame, px.
         timings: how long each stage took, ms.
-        categories: N names, what each box was said to show; empty: the model has one category, or none was named.
-            :meth:`to_dict` and :meth:`to_coco` give the landmarks of its category only.
+        categories: N names, what each box was said to show, or what the detector took it for; empty: none was named.
+            Of a model with several categories :meth:`to_dict` and :meth:`to_coco` give the landmarks of the box's
+            category only.
+        box_scores: (N,) float32, how sure the detector was of each box, 0 to 1; None: no box comes from a detector.
+            NaN where this one does not.
+        track_ids: (N,) int64, the same for the same object from frame to frame; None: nothing was tracked.
 
     Raises:
         InputError: the shapes contradict each other.
@@ -74,11 +81,15 @@ class PoseResult:
     frame_size: tuple[int, int]
     timings: Timings = Timings()
     categories: tuple[str, ...] = ()
+    box_scores: NDArray[np.float32] | None = None
+    track_ids: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         count, k = len(self.boxes), self.spec.num_keypoints
-        for name, shape in (("keypoints", (count, k, 2)), ("scores", (count, k)), ("boxes", (count, 4))):
-            array = np.array(getattr(self, name), np.float32)
+        shapes = {"keypoints": (count, k, 2), "scores": (count, k), "boxes": (count, 4)}
+        shapes |= {name: (count,) for name in ("box_scores", "track_ids") if getattr(self, name) is not None}
+        for name, shape in shapes.items():
+            array = np.array(getattr(self, name), np.int64 if name == "track_ids" else np.float32)
             if array.shape != shape:
                 raise InputError(
                     f"PoseResult of {count} boxes and {k} keypoints: {name} must have the shape {shape}, "
@@ -120,6 +131,8 @@ class PoseResult:
             self.frame_size,
             self.timings,
             tuple(categories),
+            None if self.box_scores is None else self.box_scores[chosen],
+            None if self.track_ids is None else self.track_ids[chosen],
         )
 
     def __iter__(self) -> Iterator[PoseResult]:
@@ -144,11 +157,12 @@ class PoseResult:
         """The result as plain Python values, ready for JSON::
 
             {"schema": 1, "model": "garment-landmarks", "frame_size": [width, height],
-             "objects": [{"box": [x1, y1, x2, y2], "score": mean of the landmarks' scores,
+             "objects": [{"category": "trousers", "track_id": 3, "box": [x1, y1, x2, y2], "box_score": 0.97,
+                          "score": mean of the landmarks' scores,
                           "keypoints": {"left collar": {"x": 104.25, "y": 61.5, "score": 0.93}, ...}}, ...]}
 
         Coordinates are frame px, rounded to 0.001 px, scores to 0.0001; a value that is not finite becomes null.
-        An object of a model with several categories also has its "category".
+        "category", "track_id" and "box_score" are there where they are known.
         """
         objects = []
         for index, box in enumerate(self.boxes):
@@ -158,9 +172,13 @@ class PoseResult:
                 name: {"x": _number(x, 3), "y": _number(y, 3), "score": _number(score, 4)}
                 for name, (x, y), score in zip(self.spec.keypoint_names[channels], points, scores, strict=True)
             }
-            category = {"category": self.categories[index]} if self.categories else {}
-            score = _number(scores.mean(), 4)
-            objects.append({**category, "box": [_number(v, 3) for v in box], "score": score, "keypoints": keypoints})
+            known: dict[str, Any] = {"category": self.categories[index]} if self.categories else {}
+            if self.track_ids is not None:
+                known["track_id"] = int(self.track_ids[index])
+            known["box"] = [_number(v, 3) for v in box]
+            if self.box_scores is not None:
+                known["box_score"] = _number(self.box_scores[index], 4)
+            objects.append({**known, "score": _mean(scores), "keypoints": keypoints})
         return {
             "schema": JSON_SCHEMA,
             "model": self.spec.name,
@@ -195,14 +213,16 @@ class PoseResult:
                     "category_id": category,
                     "keypoints": [_number(v, 4) for v in triples.ravel()],
                     "bbox": [_number(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
-                    "score": _number(scores.mean(), 4),
+                    "score": _mean(scores),
                 }
             )
         return results
 
     def _channels(self, index: int) -> slice:
-        """The landmarks that belong to a box: those of its category."""
-        return slice(*self.spec.categories[self.categories[index]]) if self.categories else slice(None)
+        """The landmarks that belong to a box: those of its category; none for a category that the model lacks."""
+        if not self.categories or not self.spec.categories:
+            return slice(None)
+        return slice(*self.spec.categories.get(self.categories[index], (0, 0)))
 
     def to_supervision(self) -> Any:
         """The result as a ``supervision.KeyPoints``.
@@ -231,6 +251,11 @@ def _whole(value: Any) -> int | None:
         return None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         return None
+
+
+def _mean(scores: NDArray[np.float32]) -> float | None:
+    """The mean of an object's scores; 0 if it has no landmarks at all."""
+    return _number(scores.mean(), 4) if scores.size else 0.0
 
 
 def _number(value: Any, digits: int) -> float | None:

@@ -7,16 +7,28 @@ complete by itself. A model without one (somebody else's export) needs a spec fi
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, get_args
 
-from edgepose.errors import ModelError
-
-if TYPE_CHECKING:
-    import onnx
+from edgepose.normalization import ColorOrder, Layout, canonical_normalization, normalization_problems
+from edgepose.specfields import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Reader,
+    SpecFields,
+    boolean,
+    integer,
+    integer_lists,
+    integer_ranges,
+    integers,
+    named_numbers,
+    named_strings,
+    number,
+    numbers,
+    string,
+    strings,
+)
 
 __all__ = ["METADATA_KEY", "Codec", "ModelSpec", "Refinement", "Sampling"]
 
@@ -28,13 +40,65 @@ Color = tuple[int, int, int]
 METADATA_KEY = "edgepose_spec"
 SCHEMA_VERSION = 1
 
-# ImageNet statistics on the 0–255 scale, RGB: what MMPose's models were trained with.
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+# How a foreign network's input and output may differ from ours, and the values that say they do not. Written into a
+# file only where they differ: whatever needs none of them can still be read by the versions before them.
+_CANONICAL: dict[str, Any] = {
+    "color": "rgb",
+    "layout": "nchw",
+    "scale": 1.0,
+    "heatmap_layout": "nchw",
+    "output": "",
+    "heatmap_channels": (),
+}
+
+_READERS: dict[str, Reader] = {
+    "name": string,
+    "input_size": integers,
+    "heatmap_size": integers,
+    "keypoint_names": strings,
+    "flip_indices": integers,
+    "skeleton": integer_lists,
+    "colors": integer_lists,
+    "codec": string,
+    "refinement": string,
+    "blur_kernel": integer,
+    "flip_shift": boolean,
+    "mean": numbers,
+    "std": numbers,
+    "padding": number,
+    "sampling": string,
+    "category": string,
+    "categories": integer_ranges,
+    "license": string,
+    "metrics": named_numbers,
+    "training": named_strings,
+    "color": string,
+    "layout": string,
+    "scale": number,
+    "heatmap_layout": string,
+    "output": string,
+    "heatmap_channels": integers,
+}
+
+_EXAMPLE = """\
+{
+  "name": "my-model",
+  "input_size": [192, 256],
+  "heatmap_size": [48, 64],
+  "keypoint_names": ["left hem", "right hem"],
+  "flip_indices": [1, 0],
+  "codec": "msra",
+  "refinement": "shift"
+}"""
+_NO_SPEC = (
+    "carries no edgepose spec (it was not exported by edgepose). Write what the model expects into a JSON file and "
+    "pass it: Predictor({source!r}, spec='spec.json') or --spec spec.json. `edgepose info` begins such a file. "
+    f"For example:\n{_EXAMPLE}"
+)
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(SpecFields):
     """How to feed a heatmap model and how to read its output.
 
     Attributes:
@@ -50,7 +114,7 @@ class ModelSpec:
         blur_kernel: odd side of the Gaussian that ``dark`` and ``dark_udp`` smooth heatmaps with, cells.
         flip_shift: move the mirrored heatmaps one cell to the right in a flip test (MMPose's ``shift_heatmap``);
             right for a ``msra`` model at stride 4, and always off for ``udp``.
-        mean, std: RGB normalisation on the 0–255 scale.
+        mean, std: the network's input is ``(level * scale - mean) / std``; three values each, ordered as ``color``.
         padding: how much larger than the box the crop is.
         sampling: how the crop is interpolated (see ``kernels.reference.crop_warp``): ``opencv4``, the fixed point that
             MMPose's models were trained on; ``linear``; ``area``, without aliasing when a large frame is shrunk.
@@ -60,6 +124,14 @@ class ModelSpec:
         license: licence of the weights, an SPDX expression where there is one.
         metrics: figures of the training run, for instance ``{"PCK@0.2": 0.98}``.
         training: where the weights come from: data, command, date.
+        color: ``rgb`` or ``bgr``: the order of the network's input channels.
+        layout: ``nchw`` or ``nhwc``: of the input.
+        scale: what levels from 0 to 255 are multiplied with first: 1, or 1/255 for a network that takes 0 to 1.
+        heatmap_layout: ``nchw`` or ``nhwc``: of the heatmaps.
+        output: name of the tensor that holds the heatmaps, for a network with several outputs, or to read one from
+            inside the graph, before what an export appended. Empty: the only output.
+        heatmap_channels: for a network with more channels than keypoints (background, limbs): the channel of each
+            keypoint. Empty: channel k is keypoint k. Every other field that numbers channels numbers keypoints.
 
     Raises:
         ModelError: a field is missing, unknown, or contradicts another one.
@@ -85,15 +157,17 @@ class ModelSpec:
     license: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
     training: Mapping[str, str] = field(default_factory=dict, hash=False)
+    color: ColorOrder = "rgb"
+    layout: Layout = "nchw"
+    scale: float = 1.0
+    heatmap_layout: Layout = "nchw"
+    output: str = ""
+    heatmap_channels: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        for name, read in _FROM_JSON.items():  # lists become tuples, so that equal specs compare equal
-            try:
-                object.__setattr__(self, name, read(getattr(self, name)))
-            except TypeError as error:
-                raise ModelError(f"ModelSpec {self.name!r}: {name}: {error}") from None
-        for problem in self._problems():
-            raise ModelError(f"ModelSpec {self.name!r}: {problem}")
+    METADATA_KEY: ClassVar[str] = METADATA_KEY
+    SCHEMA_VERSION: ClassVar[int] = SCHEMA_VERSION
+    READERS: ClassVar[Mapping[str, Reader]] = _READERS
+    NO_METADATA: ClassVar[str] = _NO_SPEC
 
     @property
     def num_keypoints(self) -> int:
@@ -123,7 +197,12 @@ class ModelSpec:
             problems.append(f"colors must be empty or hold {k} RGB colours, got {len(self.colors)}")
         if any(len(c) != 3 or not all(type(v) is int and 0 <= v <= 255 for v in c) for c in self.colors):
             problems.append("colors must hold RGB triples of integers 0..255")
-        for name, allowed in (("codec", Codec), ("refinement", Refinement), ("sampling", Sampling)):
+        for name, allowed in (
+            ("codec", Codec),
+            ("refinement", Refinement),
+            ("sampling", Sampling),
+            ("heatmap_layout", Layout),
+        ):
             if getattr(self, name) not in get_args(allowed):
                 problems.append(f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}")
         if type(self.blur_kernel) is not int or self.blur_kernel < 3 or self.blur_kernel % 2 == 0:
@@ -137,182 +216,36 @@ class ModelSpec:
                 problems.append(f"flip_indices lead out of the channels {list(channels)} of the category {category!r}")
         if self.codec == "udp" and self.flip_shift:
             problems.append("flip_shift belongs to msra models: udp heatmaps are already aligned under a flip")
-        if len(self.mean) != 3 or len(self.std) != 3 or any(not v > 0 for v in self.std):
-            problems.append(f"mean and std must hold three RGB values, std > 0, got {self.mean!r} and {self.std!r}")
+        problems += normalization_problems(self)
+        if picked := self.heatmap_channels:
+            if len(picked) != k:
+                problems.append(
+                    f"heatmap_channels must be empty or hold {k} channels, one for each keypoint, got {len(picked)}"
+                )
+            if min(picked) < 0 or len(set(picked)) != len(picked):
+                problems.append(f"heatmap_channels must hold different channels from 0 on, got {list(picked)}")
         if not self.padding > 0:
             problems.append(f"padding must be positive, got {self.padding!r}")
         return problems
 
-    # JSON ---------------------------------------------------------------------------------------
+    @property
+    def is_canonical(self) -> bool:
+        """Whether the network takes and gives what the kernels do: ``canonical`` changes nothing."""
+        return all(getattr(self, name) == default for name, default in _CANONICAL.items())
+
+    def canonical(self) -> ModelSpec:
+        """The spec of the network as :func:`edgepose.adapt.adapt` makes it: RGB levels 0-255, NCHW, one output.
+
+        Mean and std are folded for RGB levels from 0 to 255, exactly where ``scale`` is 1. The spec itself where
+        nothing changes.
+        """
+        if self.is_canonical:
+            return self
+        mean, std = canonical_normalization(self)
+        return replace(self, mean=mean, std=std, **_CANONICAL)
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """The spec as JSON text, ``from_json``'s inverse."""
-        return json.dumps({"schema": SCHEMA_VERSION, **asdict(self)}, indent=indent)
-
-    @classmethod
-    def from_json(cls, text: str, *, source: str = "spec") -> ModelSpec:
-        """Read a spec from JSON text; ``source`` is what an error message calls it.
-
-        Raises:
-            ModelError: not JSON, a key is unknown or missing, or a value is of the wrong kind.
-        """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ModelError(f"{source}: expected JSON, but it does not parse: {error}") from None
-        if not isinstance(data, dict):
-            raise ModelError(f"{source}: expected a JSON object of ModelSpec fields, got {type(data).__name__}")
-        schema = data.pop("schema", SCHEMA_VERSION)
-        if schema != SCHEMA_VERSION:
-            raise ModelError(
-                f"{source}: written with spec schema {schema!r}; this edgepose reads schema {SCHEMA_VERSION}. "
-                "Upgrade edgepose, or export the model again with this version."
-            )
-        known = {f.name for f in fields(cls)}
-        required = {"name", "input_size", "heatmap_size", "keypoint_names", "flip_indices"}
-        if unknown := sorted(set(data) - known):
-            raise ModelError(f"{source}: unknown keys {unknown}; a spec has {sorted(known)}")
-        if missing := sorted(required - set(data)):
-            raise ModelError(f"{source}: keys {missing} are missing; at least {sorted(required)} are needed")
-        try:
-            return cls(**data)
-        except ModelError as error:
-            raise ModelError(f"{source}: {error}") from None
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> ModelSpec:
-        """Read a spec from a JSON file."""
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ModelError(f"spec file {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ModelError(f"spec file {path} is not a text file: expected JSON") from None
-        return cls.from_json(text, source=str(path))
-
-    # ONNX ---------------------------------------------------------------------------------------
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], *, source: str) -> ModelSpec:
-        """Read the spec from an ONNX model's metadata.
-
-        Raises:
-            ModelError: the model carries no spec; the message shows how to give one.
-        """
-        if METADATA_KEY not in metadata:
-            raise ModelError(
-                f"{source} carries no edgepose spec (it was not exported by edgepose). Write what the model expects "
-                f"into a JSON file and pass it: Predictor({source!r}, spec='spec.json') or --spec spec.json. "
-                f"For example:\n{_EXAMPLE}"
-            )
-        return cls.from_json(metadata[METADATA_KEY], source=f"{source} (metadata {METADATA_KEY})")
-
-    def write_metadata(self, model: onnx.ModelProto) -> None:
-        """Store the spec in an ONNX model's metadata, in place; a spec that is already there is replaced."""
-        kept = [(prop.key, prop.value) for prop in model.metadata_props if prop.key != METADATA_KEY]
-        del model.metadata_props[:]
-        for key, value in [*kept, (METADATA_KEY, self.to_json())]:
-            prop = model.metadata_props.add()
-            prop.key, prop.value = key, value
-
-
-def _integers(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or any(type(v) is not int for v in value):
-        raise TypeError(f"expected a list of integers, got {value!r}")
-    return tuple(value)
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"expected a list of numbers, got {value!r}")
-    return tuple(_number(v) for v in value)
-
-
-def _integer_lists(value: Any) -> tuple[tuple[int, ...], ...]:
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"expected a list of lists of integers, got {value!r}")
-    return tuple(_integers(v) for v in value)
-
-
-def _strings(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or any(not isinstance(v, str) for v in value):
-        raise TypeError(f"expected a list of strings, got {value!r}")
-    return tuple(value)
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a string, got {value!r}")
-    return value
-
-
-def _integer(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"expected an integer, got {value!r}")
-    return value
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise TypeError(f"expected a finite number, got {value!r}")
-    return float(value)
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"expected true or false, got {value!r}")
-    return value
-
-
-def _categories(value: Any) -> dict[str, tuple[int, ...]]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"expected an object of channel ranges [begin, end), got {value!r}")
-    return {_string(k): _integers(v) for k, v in value.items()}
-
-
-def _metrics(value: Any) -> dict[str, float]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"expected an object of numbers, got {value!r}")
-    return {_string(k): _number(v) for k, v in value.items()}
-
-
-def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"expected an object of strings, got {value!r}")
-    return {_string(k): _string(v) for k, v in value.items()}
-
-
-_FROM_JSON: dict[str, Any] = {
-    "name": _string,
-    "input_size": _integers,
-    "heatmap_size": _integers,
-    "keypoint_names": _strings,
-    "flip_indices": _integers,
-    "skeleton": _integer_lists,
-    "colors": _integer_lists,
-    "codec": _string,
-    "refinement": _string,
-    "blur_kernel": _integer,
-    "flip_shift": _boolean,
-    "mean": _numbers,
-    "std": _numbers,
-    "padding": _number,
-    "sampling": _string,
-    "category": _string,
-    "categories": _categories,
-    "license": _string,
-    "metrics": _metrics,
-    "training": _texts,
-}
-
-_EXAMPLE = """\
-{
-  "name": "my-model",
-  "input_size": [192, 256],
-  "heatmap_size": [48, 64],
-  "keypoint_names": ["left hem", "right hem"],
-  "flip_indices": [1, 0],
-  "codec": "msra",
-  "refinement": "shift"
-}"""
+        """The spec as JSON text, ``from_json``'s inverse; what only foreign networks need is left out elsewhere."""
+        values = json.loads(super().to_json())
+        kept = {k: v for k, v in values.items() if k not in _CANONICAL or getattr(self, k) != _CANONICAL[k]}
+        return json.dumps(kept, indent=indent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ __all__ = ["OPTIONS", "forget", "import_cupy", "kernel", "source"]
 # the tests that run these files on the CPU see the GPU's numbers, bit for bit, transcendental functions apart.
 OPTIONS = ("-std=c++17", "--fmad=false")
 INSTALL = "pip install 'edgepose[cuda13]' (or 'edgepose[cuda12]' for a driver that supports CUDA 12 only)"
+_INCLUDE = re.compile(r'#include "(\w+\.cuh)"\n?')
 _lock = threading.Lock()
 _kernels: dict[tuple[Any, ...], Any] = {}
 
@@ -58,9 +60,27 @@ def import_cupy() -> Any:
 
 
 def source(file: str, defines: Mapping[str, str | int]) -> str:
-    """The text that is compiled: defines, ``common.cuh`` and the file, with #line so that errors name their place."""
+    """The text that is compiled: defines and the file, with what it includes of this package in place, each once.
+
+    NVRTC sees no #include, as it would look for files. #line lets its errors name the place.
+    """
     preamble = "".join(f"#define {name} {value}\n" for name, value in defines.items())
-    return "".join([preamble, *(f'#line 1 "{name}"\n{_text(name)}\n' for name in ("common.cuh", file))])
+    return preamble + _expanded(file, set())
+
+
+def _expanded(file: str, seen: set[str]) -> str:
+    """A file with its #line, its includes replaced by their text; ``seen``: the ones that the text has already."""
+    parts = [f'#line 1 "{file}"\n']
+    for number, line in enumerate(_text(file).splitlines(keepends=True), start=1):
+        included = _INCLUDE.fullmatch(line)
+        if included is None:
+            parts.append(line)
+        elif included[1] not in seen:
+            seen.add(included[1])
+            parts.append(f'{_expanded(included[1], seen)}\n#line {number + 1} "{file}"\n')
+        else:
+            parts.append("\n")
+    return "".join(parts)
 
 
 def forget() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._call import call_size
 
-__all__ = ["check_array", "check_call", "check_device"]
+__all__ = ["check_array", "check_call", "check_device", "check_table"]
 
 
 def check_array(
@@ -30,11 +30,16 @@ def check_array(
 
 def check_call(cupy: Any, call: Any, crops: int) -> None:
     """Raise TypeError or ValueError unless ``call`` can be the record of a call (_call.py) for so many crops."""
-    check_array(cupy, call, "call", ("uint8",))
-    if call.ndim != 1 or call.nbytes < call_size(crops) or call.data.ptr % 8:
+    check_table(cupy, call, "call", call_size(crops), f"{crops} crops")
+
+
+def check_table(cupy: Any, table: Any, name: str, size: int, holds: str) -> None:
+    """Raise TypeError or ValueError unless it is uint8 in one dimension, at least ``size`` bytes and aligned to 8."""
+    check_array(cupy, table, name, ("uint8",))
+    if table.ndim != 1 or table.nbytes < size or table.data.ptr % 8:
         raise ValueError(
-            f"call must hold {call_size(crops)} bytes for {crops} crops in one dimension, aligned to 8 (its address a "
-            f"multiple of 8), got the shape {call.shape} at {call.data.ptr:#x}"
+            f"{name} must hold {size} bytes for {holds} in one dimension, aligned to 8 (its address a multiple of 8), "
+            f"got the shape {table.shape} at {table.data.ptr:#x}"
         )
 
 

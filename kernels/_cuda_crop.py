@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._call import call_size, call_views
+from ._call import FRAME, call_size, call_views
 from ._compile import import_cupy, kernel
 from ._crop import Sampling, _invert, check_normalisation, check_sampling, check_size, plan_crops
 from ._cuda_arrays import check_array, check_call, check_device
 
-__all__ = ["crop_warp", "prepare_crop_warp"]
+__all__ = ["OUT_TYPES", "THREADS", "check_crops", "check_frame", "crop_warp", "prepare_crop_warp", "tiles"]
 
-TILE = (32, 16)  # (w, h) of what one block makes, px; THREADS in a block: as in crop_warp.cu
+TILE = (32, 16)  # (w, h) of what one block makes, px; THREADS in a block: as in sampling.cuh
 THREADS = 256
 LONGEST_GRID = 65535  # blocks in y and in z
-LONGEST_SIDE = 1 << 18  # px of a frame: beyond, sampling="area" would need more halvings than crop_warp.cu makes
+LONGEST_SIDE = 1 << 18  # px of a frame: beyond, sampling="area" would need more halvings than sampling.cuh makes
 OUT_TYPES = {"float32": "float", "float16": "Half", "uint8": "unsigned char"}
 
 
@@ -53,7 +53,7 @@ def crop_warp(
     """
     cupy = import_cupy()
     width, height = check_size(input_size)
-    frame = _check_frame(cupy, frame)
+    frame = check_frame(cupy, frame)
     inverses = _invert(affines)
     count = len(inverses)
     check_sampling(sampling)
@@ -72,14 +72,15 @@ def crop_warp(
     plan = plan_crops(inverses, (width, height), (frame_width, frame_height), sampling)
     record = np.zeros(call_size(count), np.uint8)
     header, instances = call_views(record, count)
-    header[()] = (frame.data.ptr, *frame.strides, frame_width, frame_height, 0, 0, count, 0)
+    header["count"] = header["total"] = count
+    instances[list(FRAME.names or ())] = (frame.data.ptr, *frame.strides, frame_width, frame_height, 0, 0)
     instances["sample"], instances["first"], instances["halvings"] = plan.samples, plan.first, plan.halvings
     prepare_crop_warp(cupy.asarray(record), out, sampling=sampling, mean=mean, std=std)()
     return out
 
 
 def prepare_crop_warp(
-    call: Any,  # uint8 on the device: HEADER and INSTANCE of _call.py
+    call: Any,  # uint8 on the device: HEADER and INSTANCE[crops] of _call.py
     out: Any,  # (crops, 3, h, w) float32 or float16, or without mean and std (crops, h, w, 3) uint8, on the device
     *,
     sampling: Sampling,
@@ -91,7 +92,8 @@ def prepare_crop_warp(
 
     Args:
         call: the record of the call, read by each launch anew; at least ``call_size(crops)`` bytes. The plan in it must
-            come from :func:`plan_crops` with the same sampling, and its window must hold ``plan.window``.
+            come from :func:`plan_crops` with the same sampling, and the window of each frame must hold its
+            ``plan.window``. Crops may have frames of their own.
         out: written from its first crop on; the crops at ``count`` of the record and beyond are left alone.
         sampling, mean, std: as :func:`crop_warp`.
         mirrored: takes each crop once more, with x reversed: exactly ``out[..., ::-1]``.
@@ -109,12 +111,8 @@ def prepare_crop_warp(
     check_sampling(sampling)
     normalise = check_normalisation(mean, std)
     check_array(cupy, out, "out", ("uint8",) if normalise is None else ("float32", "float16"))
-    crops, width, height = _check_crops(out, planes=normalise is not None)
-    grid = (-(-width // TILE[0]), -(-height // TILE[1]), crops)
-    if max(grid[1:]) > LONGEST_GRID:
-        raise ValueError(
-            f"out must have at most {LONGEST_GRID} crops of {LONGEST_GRID * TILE[1]} rows, got {out.shape}"
-        )
+    crops, width, height = check_crops(out, planes=normalise is not None)
+    grid = tiles(out, crops, width, height)
     if mirrored is not None:
         check_array(cupy, mirrored, "mirrored", (out.dtype.name,), out.shape)
         if abs(mirrored.data.ptr - out.data.ptr) < out.nbytes:
@@ -141,7 +139,7 @@ def prepare_crop_warp(
     return launch
 
 
-def _check_frame(cupy: Any, frame: Any) -> Any:
+def check_frame(cupy: Any, frame: Any) -> Any:
     """The frame as a CuPy array, not copied."""
     if not hasattr(frame, "__cuda_array_interface__"):
         raise TypeError(
@@ -158,10 +156,20 @@ def _check_frame(cupy: Any, frame: Any) -> Any:
     return frame
 
 
-def _check_crops(out: Any, *, planes: bool) -> tuple[int, int, int]:
+def check_crops(out: Any, *, planes: bool) -> tuple[int, int, int]:
     """(crops, w, h) of (crops, 3, h, w) planes, or of (crops, h, w, 3) pixels."""
     if out.ndim != 4 or out.shape[1 if planes else 3] != 3 or 0 in out.shape:
         wanted = "(crops, 3, h, w)" if planes else "(crops, h, w, 3)"
         raise ValueError(f"out must have the shape {wanted}, each at least 1, got {out.shape}")
     height, width = out.shape[2:] if planes else out.shape[1:3]
     return out.shape[0], width, height
+
+
+def tiles(out: Any, crops: int, width: int, height: int) -> tuple[int, int, int]:
+    """The grid: blocks in x and y, and crops. Raises ValueError for more than a GPU has."""
+    grid = (-(-width // TILE[0]), -(-height // TILE[1]), crops)
+    if max(grid[1:]) > LONGEST_GRID:
+        raise ValueError(
+            f"out must have at most {LONGEST_GRID} crops of {LONGEST_GRID * TILE[1]} rows, got {out.shape}"
+        )
+    return grid

@@ -15,6 +15,8 @@
 // Defines: T (Half or float), REFINEMENT, FLIP (0 or 1), THREADS (32, 64, 128 or 256) and, for dark and dark_udp,
 // BLUR_KERNEL and BLUR_WEIGHTS (its float literals, comma-separated).
 
+#include "common.cuh"
+
 #define SHIFT 1  // 0 is none
 #define DARK 2
 #define DARK_UDP 3

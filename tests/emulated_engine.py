@@ -30,6 +30,11 @@ class EmulatedEngine:
         self.runs: list[int] = []
         self.closed = False
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of one picture."""
+        return self._network.output_shape
+
     def bind(self, images: Any, heatmaps: Any) -> Callable[[int], None]:
         """Runs at fixed addresses, as work on a stream that a graph can capture."""
         import cupy

@@ -309,10 +309,12 @@ def test_info(model: Path) -> None:
 
 def test_info_without_a_spec_and_of_nonsense(tmp_path: Path) -> None:
     bare = write_painter(tmp_path / "bare.onnx", painter_spec(), fp16=True, store_spec=False)
-    result = run("info", bare)
+    result = run("info", bare, terminal_width=300)
     assert result.exit_code == 0
     assert "fp16" in result.output
     assert "--spec" in result.output
+    begun = json.loads(result.output[result.output.index("{") :])  # as long as a line is broken nowhere
+    assert (begun["input_size"], begun["heatmap_size"], begun["layout"]) == ([96, 128], [24, 32], "nchw")
     (tmp_path / "text.onnx").write_text("hello")
     result = run("info", tmp_path / "text.onnx")
     assert result.exit_code == 1

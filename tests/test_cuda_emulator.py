@@ -301,3 +301,12 @@ print("ran to the end")
         assert report in run.stderr
     else:
         assert run.stdout == "ran to the end\n", run.stderr[-3000:]
+
+
+@pytest.mark.skipif(emulator.SANITIZE, reason="the sanitizers report it themselves")
+def test_a_wild_index_ends_the_launch_and_not_the_process():
+    out = np.zeros(4, np.int32)
+    with pytest.raises(emulator.LaunchError, match=r"memory that is not there.*thread \(2,0,0\)"):
+        launch("out[threadIdx.x == 2 ? 1ll << 44 : threadIdx.x] = 1;", out, threads=4, parameters="int* out")
+    launch("out[threadIdx.x] += 5;", out, threads=4, parameters="int* out")
+    np.testing.assert_array_equal(out, [6, 6, 5, 5])

@@ -1,12 +1,22 @@
-"""The pages in docs/ are true where that can be tested: Python parses, and runs unless it needs a GPU; extras exist."""
+"""The pages in docs/ are true where it can be tested: Python parses, runs unless it says what it needs; extras exist.
+
+A block finds ``frame``, a rendered garment, ``predictor`` with both stages, and ``clip.mp4``. One that begins with the
+comment ``# needs ...`` (a GPU, cameras, files of the reader's) is parsed only.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from edgepose import Predictor
+from edgepose.media import VideoWriter
+from edgepose.training.synthetic import MovingGarment
 
 PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 BLOCKS = [
@@ -16,11 +26,26 @@ BLOCKS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A folder with a clip, and the names that blocks may use."""
+    folder = tmp_path_factory.mktemp("docs")
+    garment = MovingGarment(frames=4, seed=1)
+    frames = [garment.frame(number).image for number in range(4)]
+    with VideoWriter(folder / "clip.mp4", 10) as writer:
+        for frame in frames:
+            writer.write(frame)
+    with Predictor("garment-landmarks-fast", detector="garment-detector") as predictor:
+        yield folder, {"frame": frames[0], "predictor": predictor}
+
+
 @pytest.mark.parametrize("code", BLOCKS)
-def test_python_blocks(code: str) -> None:
+def test_python_blocks(code: str, world: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     tree = ast.parse(code)
-    if not code.startswith("# needs a GPU\n"):
-        exec(compile(tree, "docs", "exec"), {})
+    if not code.startswith("# needs "):
+        folder, names = world
+        monkeypatch.chdir(folder)
+        exec(compile(tree, "docs", "exec"), dict(names))
 
 
 def test_there_are_blocks_to_test() -> None:

@@ -10,12 +10,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from painter import HEATMAP_SIZE, INPUT_SIZE, painter_spec, write_painter
+from row_detector import write_rows
 
 from edgepose import EngineError, InputError, MissingDependencyError, ModelError
+from edgepose.detector_spec import DetectorSpec
 from edgepose.engines import open_engine
 from edgepose.engines.onnxruntime import OnnxRuntimeEngine
 
 W, H = INPUT_SIZE
+DETECTOR = DetectorSpec("rows", INPUT_SIZE, ("red",), "end2end")
 
 
 def images(count: int) -> np.ndarray:
@@ -102,8 +105,32 @@ def test_other_kinds_of_models(tmp_path: Path) -> None:
     del model.graph.output[1], model.graph.node[1]
     painter_spec().write_metadata(model)
     onnx.save(model, tmp_path / "uint8.onnx")
-    with pytest.raises(ModelError, match="uint8"):
+    with pytest.raises(ModelError, match=r"is uint8: it takes levels .* std \[255.0"):
         opened(tmp_path / "uint8.onnx")
+
+
+def test_kinds_are_told_apart(tmp_path: Path) -> None:
+    pose = write_painter(tmp_path / "pose.onnx", painter_spec())
+    with pytest.raises(ModelError, match=r"pose.onnx is a pose model, .* pass it as Predictor"):
+        opened(pose, kind="detector")
+    detector = write_rows(tmp_path / "detector.onnx", DETECTOR)
+    with pytest.raises(ModelError, match=r"detector.onnx is a detector, .* Predictor\(..., detector="):
+        opened(detector)
+    with pytest.raises(ModelError, match="carries no edgepose spec"):
+        opened(write_painter(tmp_path / "bare.onnx", painter_spec(), store_spec=False))
+
+
+def test_a_detector_gives_rows(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "detector.onnx", DETECTOR)
+    for engine in (opened(path, kind="detector"), opened(path, spec=DETECTOR)):
+        assert engine.spec.input_size == (W, H)
+        assert engine.output_shape == (4, 6)
+        assert engine.input_buffer.shape == (4, 3, H, W)
+        crops = images(3)
+        rows = engine.run(crops)
+        assert (rows.shape, rows.dtype) == ((3, 4, 6), np.float32)
+        np.testing.assert_array_equal(rows[:, :, 4], crops[:, 0, 0, :4])
+    assert open_engine(path, spec=None, device="cpu", max_batch=1, kind="detector").output_shape == (4, 6)
 
 
 def test_missing_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

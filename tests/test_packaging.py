@@ -34,7 +34,9 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_source_file_the_kernels_and_the_models(wheel: Path, repository: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {"edgepose/py.typed", "edgepose/kernels/planted.cu", "edgepose/kernels/planted.cuh"}
-    expected |= {f"edgepose/models/{path.name}" for path in (repository / "edgepose/models").glob("*.onnx")}
+    models, page = repository / "edgepose/models", repository / "edgepose/view_page"
+    expected |= {f"edgepose/models/{path.relative_to(models).as_posix()}" for path in models.rglob("*.onnx")}
+    expected |= {f"edgepose/view_page/{path.name}" for path in page.iterdir()}
     for folder in PACKAGES:
         root = repository / folder
         prefix = "edgepose" if folder == "edgepose" else f"edgepose/{folder}"

@@ -15,8 +15,9 @@ from test_enginefile import engine_info, report
 
 from edgepose import BuildOptions, EngineError, InputError, ModelError, ModelSpec, bundled_models
 from edgepose.crops import Crops
+from edgepose.engines.inspection import convolutions_in
 from edgepose.kernels.reference import decode_heatmaps
-from edgepose.parity import LIMITS, Reference, compare, complete, convolutions_in, run_in_batches
+from edgepose.parity import LIMITS, Reference, compare, complete, run_in_batches
 from edgepose.precision import rounded_to_fp16, to_fp16, to_fp32
 
 SPEC = painter_spec("udp")

@@ -310,3 +310,31 @@ def test_rounding_each_layer_is_numpys_float16() -> None:
     x16 = X.astype(np.float16)
     # float32 holds the exact product of two halves, and their sum to far below float16's last bit
     assert np.array_equal(run(rounded, x16.astype(np.float32)), np.maximum(x16 * np.float16(1 / 3), 0) + x16)
+
+
+def test_only_what_is_float16_is_rounded() -> None:
+    """A detector's network is float16, what reads its rows float32: coordinates keep their bits."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=HALF),
+        helper.make_node("Add", ["h", "h"], ["twice"]),
+        helper.make_node("Cast", ["twice"], ["f"], to=FLOAT),
+        helper.make_node("Mul", ["f", "third"], ["y"]),
+    ]
+    model = graph(nodes, {"third": np.array(1 / 3, np.float32)}, out=["N", 3, 8, 8])
+    wanted = (X.astype(np.float16) * np.float16(2)).astype(np.float32) * np.float32(1 / 3)
+    assert np.array_equal(run(rounded_to_fp16(model), X.astype(np.float16).astype(np.float32)), wanted)
+
+
+def test_a_float32_model_stays_as_it_is_whatever_is_in_it() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["r"])], "then", [], [helper.make_tensor_value_info("r", FLOAT, None)]
+    )
+    node = helper.make_node("If", ["c"], ["y"], name="choice", then_branch=branch, else_branch=branch)
+    model = graph([node], {"c": np.array(True)}, out=["N", 3, 8, 8])
+    assert to_fp32(model).SerializeToString() == model.SerializeToString()
+    assert to_fp32(model) is not model
+    branch.node[0].CopyFrom(helper.make_node("Cast", ["x"], ["h"], to=HALF))
+    branch.node.append(helper.make_node("Cast", ["h"], ["r"], to=FLOAT))
+    node = helper.make_node("If", ["c"], ["y"], name="choice", then_branch=branch, else_branch=branch)
+    with pytest.raises(ModelError, match="If 'choice': it holds a sub-graph"):
+        to_fp32(graph([node], {"c": np.array(True)}, out=["N", 3, 8, 8]))

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgepose.cli import app
+from edgepose.media import VideoWriter
 from edgepose.training.synthetic import render_garment
 
 
@@ -20,7 +21,7 @@ def readme(repository: Path) -> str:
 
 
 def test_the_python_of_the_readme_runs(readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    code, stream = re.findall(r"```python\n(.*?)```", readme, re.S)
     sample = render_garment(np.random.default_rng(1), (300, 400))
     cv2.imwrite(str(tmp_path / "shirt.jpg"), sample.image)
     monkeypatch.chdir(tmp_path)
@@ -29,6 +30,11 @@ def test_the_python_of_the_readme_runs(readme: str, tmp_path: Path, monkeypatch:
     result = names["result"]
     assert result.keypoints.shape == (1, 8, 2)
     assert cv2.imread(str(tmp_path / "landmarks.png")).shape == sample.image.shape
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for _ in range(3):
+            writer.write(sample.image)
+    exec(stream, names)
+    assert names["result"].track_ids is not None
 
 
 def test_every_command_in_the_texts_exists(repository: Path) -> None:

@@ -8,6 +8,7 @@ import inspect
 import json
 import pickle
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,6 +118,56 @@ def test_json() -> None:
         np.testing.assert_allclose([point["x"], point["y"]], result.keypoints[0, i], atol=6e-4)
         np.testing.assert_allclose(point["score"], result.scores[0, i], atol=6e-5)
     np.testing.assert_allclose(first["score"], result.scores[0].mean(), atol=6e-5)
+
+
+def detected(n: int = 3) -> PoseResult:
+    return replace(
+        make(n),
+        categories=("shirt", "trousers", "shirt")[:n],
+        box_scores=np.linspace(0.9, 0.5, n),
+        track_ids=np.arange(n) + 7,
+    )
+
+
+def test_what_detector_and_tracker_know_is_kept() -> None:
+    result = detected()
+    assert result.box_scores.dtype == np.float32
+    assert result.track_ids.dtype == np.int64
+    assert not result.box_scores.flags.writeable
+    assert not result.track_ids.flags.writeable
+    part = result[[2, 0]]
+    np.testing.assert_array_equal(part.track_ids, [9, 7])
+    np.testing.assert_array_equal(part.box_scores, result.box_scores[[2, 0]])
+    assert part.categories == ("shirt", "shirt")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(result)).track_ids, result.track_ids)
+    first = json.loads(result.to_json())["objects"][1]
+    assert (first["category"], first["track_id"], first["box_score"]) == ("trousers", 8, 0.7)
+    assert len(first["keypoints"]) == 3  # the model has one kind of object, whatever the detector calls it
+    assert "track_id" not in json.loads(make(1).to_json())["objects"][0]
+    for wrong in ({"track_ids": np.arange(2)}, {"box_scores": np.zeros((3, 1))}, {"categories": ("shirt",)}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            replace(result, **wrong)
+
+
+def test_category_that_the_model_lacks_has_no_landmarks() -> None:
+    spec = replace(SPEC, categories={"warm": (0, 1), "cool": (1, 3)}, flip_indices=(0, 2, 1))
+    result = replace(make(3), spec=spec, categories=("cool", "hat", "warm"))
+    objects = result.to_dict()["objects"]
+    assert [list(item["keypoints"]) for item in objects] == [["green", "blue"], [], ["red"]]
+    assert objects[1]["score"] == 0
+    assert [len(entry["keypoints"]) for entry in result.to_coco()] == [6, 0, 3]
+
+
+def test_titles_are_drawn_above_their_boxes_and_inside_the_frame() -> None:
+    frame = np.full((120, 160, 3), 128, np.uint8)
+    for boxes in ([[30, 40, 90, 100]], [[-50, -60, 400, 300]], [[150, 110, 170, 140]], [[1e6, 1e6, 2e6, 2e6]]):
+        plain = replace(make(1), boxes=boxes, scores=np.zeros((1, 3)))
+        titled = replace(plain, categories=("shirt",), track_ids=[3], box_scores=[0.9])
+        changed = (titled.draw(frame) != plain.draw(frame)).any(axis=2)
+        assert changed.sum() > 100
+        if boxes[0][0] == 30:
+            rows = np.flatnonzero(changed.any(axis=1))
+            assert 20 <= rows[0] < rows[-1] < 42  # above the box, whose line is 1 px wide
 
 
 def test_json_is_valid_whatever_the_values() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from painter import painter_spec, write_painter
@@ -170,3 +171,67 @@ def test_categories_survive_json() -> None:
     spec = painter_spec(categories={"warm": (0, 2), "cool": [2, 3]})
     assert ModelSpec.from_json(spec.to_json()) == spec
     assert spec.categories["cool"] == (2, 3)
+
+
+# Networks that differ from ours ------------------------------------------------------------------------
+
+
+def foreign(**changes: object) -> ModelSpec:
+    return ModelSpec.from_json(json.dumps({**minimal(), **changes}))
+
+
+def test_a_spec_of_our_own_says_nothing_of_foreign_networks() -> None:
+    spec = painter_spec()
+    assert spec.is_canonical
+    assert spec.canonical() is spec
+    assert not {"color", "layout", "scale", "heatmap_layout", "output", "heatmap_channels"} & set(
+        json.loads(spec.to_json())
+    )
+
+
+def test_canonical_folds_scale_and_order_into_mean_and_std() -> None:
+    values = {
+        "color": "bgr", "layout": "nhwc", "scale": 1 / 255, "mean": [0.4, 0.45, 0.5], "std": [0.2, 0.25, 0.3],
+        "heatmap_layout": "nhwc", "output": "heat", "heatmap_channels": [1, 3],
+    }  # fmt: skip
+    spec = foreign(**values)
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    assert not spec.is_canonical
+    canonical = spec.canonical()
+    assert canonical.is_canonical
+    assert (canonical.keypoint_names, canonical.heatmap_channels) == (spec.keypoint_names, ())
+    level = np.arange(256.0)
+    for rgb, bgr in enumerate((2, 1, 0)):
+        theirs = (level * spec.scale - spec.mean[bgr]) / spec.std[bgr]
+        # float64 rounds each of three operations; worst seen 9e-16
+        np.testing.assert_allclose((level - canonical.mean[rgb]) / canonical.std[rgb], theirs, atol=1e-14)
+
+
+def test_canonical_is_exact_where_the_scale_is_one() -> None:
+    canonical = foreign(color="bgr", mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395]).canonical()
+    assert canonical == foreign(name=canonical.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"color": "grey"}, "color must be one of rgb, bgr, got 'grey'"),
+        ({"layout": "chw"}, "layout must be one of nchw, nhwc"),
+        ({"heatmap_layout": "hwc"}, "heatmap_layout must be one of nchw, nhwc"),
+        ({"scale": 0}, "scale must be positive"),
+        ({"scale": "1/255"}, "scale: expected a finite number"),
+        ({"output": 0}, "output: expected a string"),
+        ({"heatmap_channels": [0]}, "heatmap_channels must be empty or hold 2 channels"),
+        ({"heatmap_channels": [1, 1]}, "different channels"),
+        ({"heatmap_channels": [-1, 0]}, "from 0 on"),
+        ({"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}, '"scale": 0.00392156862745098 as well'),
+        ({"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, "are those of levels 0-1"),
+        ({"scale": 1 / 255}, "in units of level .* scale"),
+        ({"scale": 1 / 255, "mean": [0, 0, 0]}, "in units of level .* scale"),
+        ({"color": "bgr"}, r"in the order blue, green, red, ImageNet's as \(103.53, 116.28, 123.675\)"),
+        ({"color": "bgr", "mean": [0, 0, 0]}, "in the order blue, green, red"),
+    ],
+)
+def test_statements_about_foreign_networks_that_cannot_be_meant(change: dict, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        foreign(**change)

@@ -201,6 +201,17 @@ def test_a_spec_of_ones_own(engine_file: Path, on_gpu: Any) -> None:
         Predictor(engine_file, spec=painter_spec(heatmap_size=(48, 64)))
 
 
+def test_the_spec_of_a_foreign_model_is_that_of_its_engine(engine_file: Path, on_gpu: Any) -> None:
+    """The engine was adapted when it was built; the spec file that was given then may be given again."""
+    foreign = painter_spec(color="bgr", layout="nhwc", scale=1 / 255, std=(1, 1, 1))
+    engine = TensorRTEngine(engine_file, spec=foreign)
+    assert engine.spec == foreign.canonical()
+    assert engine.output_shape == (3, 32, 24)
+    engine.close()
+    with pytest.raises(ModelError, match=r"painter.engine is a pose model, .* as Predictor"):
+        TensorRTEngine(engine_file, kind="detector")
+
+
 def test_without_a_gpu(engine_file: Path, cupy_on_cpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_api, "gpu_here", lambda device=None: None)
     with pytest.raises(EngineError, match="edgepose doctor"):

@@ -56,6 +56,11 @@ class TorchEngine:
             if value.is_floating_point() and value.ndim == 1 and not self._is_shape(name):
                 self._constants[name] = value.to(self.device, dtype)
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of one picture."""
+        return (self.spec.num_keypoints, *self.spec.heatmap_size[::-1])
+
     def bind(self, images: Any, heatmaps: Any) -> Callable[[int], None]:
         """Runs at fixed addresses, on whatever stream comes."""
         source, target = torch.from_dlpack(images), torch.from_dlpack(heatmaps)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from edgepose.errors import InputError, MissingDependencyError
+from edgepose.kernels._call import HEADER
 from edgepose.kernels._compile import import_cupy
 from edgepose.kernels.cuda import prepare_crop_warp
 from edgepose.spec import ModelSpec
@@ -85,7 +86,8 @@ def crop_frames(batch: FrameSample, spec: ModelSpec, device: torch.device) -> to
     crops = torch.empty(len(batch.call), 3, height, width, device=device)
     pixels = upload(batch.pixels, device)
     calls = batch.call.clone()
-    calls[:, :8].view(torch.int64).add_(pixels.data_ptr())  # the record's first field is the address of the pixels
+    address = slice(HEADER.itemsize, HEADER.itemsize + 8)  # of the pixels: the crop's first field
+    calls[:, address].view(torch.int64).add_(pixels.data_ptr())
     records = upload(calls, device)
     with _torch_stream(cupy, device):
         out, call = _shared(cupy, crops), _shared(cupy, records)

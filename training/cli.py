@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from edgepose.training import checkpoint_cli, dataset_cli, evaluate_cli, train_cli
+from edgepose.training import checkpoint_cli, dataset_cli, detector_cli, evaluate_cli, train_cli
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the training commands to the `edgepose` command."""
-    for module in (train_cli, checkpoint_cli, evaluate_cli, dataset_cli):
+    for module in (train_cli, checkpoint_cli, evaluate_cli, detector_cli, dataset_cli):
         module.register(app)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, default_collate
 
 from edgepose.errors import InputError
 from edgepose.geometry import crop_affines, invert_affines, transform_points
-from edgepose.kernels._call import call_size, call_views
+from edgepose.kernels._call import FRAME, call_size, call_views
 from edgepose.kernels._crop import plan_crops
 from edgepose.kernels.reference import crop_warp
 from edgepose.spec import ModelSpec
@@ -181,7 +181,8 @@ def _frame_and_call(
     pixels = np.ascontiguousarray(frame[top:bottom, left:right])
     record = np.zeros(call_size(1), np.uint8)
     header, instances = call_views(record, 1)
-    header[()] = (0, 3 * (right - left), 3, 1, width, height, left, top, 1, 0)
+    header["count"] = 1
+    instances[list(FRAME.names or ())] = (0, 3 * (right - left), 3, 1, width, height, left, top)
     instances["sample"], instances["first"], instances["halvings"] = plan.samples, plan.first, plan.halvings
     return torch.from_numpy(pixels), torch.from_numpy(record)
 
@@ -196,5 +197,5 @@ def collate(samples: Sequence[Any]) -> Any:
     calls = torch.stack([sample.call for sample in samples])
     for sample, start, call in zip(samples, starts.tolist(), calls.numpy(), strict=False):
         pixels[start : start + sample.pixels.numel()] = sample.pixels.flatten()
-        call_views(call, 1)[0]["pixels"] = start
+        call_views(call, 1)[1]["pixels"] = start
     return FrameSample(pixels, calls, *(torch.stack(column) for column in list(zip(*samples, strict=True))[2:]))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgepose.training.coco import Annotation
     from edgepose.training.evaluate import Evaluation
 
-__all__ = ["register"]
+__all__ = ["file_facts", "register", "version_of"]
 
 MANY_LANDMARKS = 60  # beyond them the terminal gets categories only
 PACKAGES = ("edgepose", "numpy", "opencv-python-headless", "onnxruntime")
@@ -111,11 +111,11 @@ def evaluate(
         "command": _command(model, annotations, images=images, flip_test=flip_test, boxes=boxes, thresholds=thresholds,
                             split=split, compare=compare, output=output, json=json_file, spec=spec),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "model": {**_file_facts(_model_path(model)), "engine": engine},
-        **({"compared_with": _file_facts(_model_path(compare))} if compare else {}),
-        "data": _file_facts(annotations),
+        "model": {**file_facts(_model_path(model)), "engine": engine},
+        **({"compared_with": file_facts(_model_path(compare))} if compare else {}),
+        "data": file_facts(annotations),
         "options": {"flip_test": flip_test, "boxes": boxes.value, "thresholds": list(levels)},
-        "versions": {**{name: _version(name) for name in PACKAGES}, "python": platform.python_version()},
+        "versions": {**{name: version_of(name) for name in PACKAGES}, "python": platform.pythonversion_of()},
     }  # fmt: skip
     document = report.to_json(summary, own, facts=facts, differences=differences)
     _write(document, evaluation, own, output, json_file, title=title)
@@ -216,7 +216,8 @@ def _short(first: str, second: str) -> tuple[str, str]:
     return (first, second) if a == b else (a, b)
 
 
-def _file_facts(path: Path) -> dict[str, Any]:
+def file_facts(path: Path) -> dict[str, Any]:
+    """A file's name and SHA-256, for a report."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -224,7 +225,8 @@ def _file_facts(path: Path) -> dict[str, Any]:
         return {"file": str(path), "sha256": digest.hexdigest()}
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -7,11 +7,8 @@ rounds once and not twice.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,7 +17,7 @@ import numpy as np
 
 from edgepose.errors import InputError, MissingDependencyError, ModelError
 from edgepose.files import write_atomically
-from edgepose.precision import FLOAT16_MAX, rounded_to_fp16
+from edgepose.precision import rounded_to_fp16
 from edgepose.spec import ModelSpec
 from edgepose.training import models, recipes
 from edgepose.training.checkpoint import check_trained_for, describe_checkpoint, load_weights, read_checkpoint
@@ -30,15 +27,15 @@ try:
     import onnxscript  # noqa: F401  (torch.onnx needs it; asked for here, so that its absence gets a message)
     import torch
     from torch import Tensor, nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
 except ModuleNotFoundError as error:
     raise MissingDependencyError(f"export needs {error.name}: pip install 'edgepose[train]'") from error
+
+from edgepose.training.graph import fold_batch_norm, round_weights, store_weights_as_fp16, traced
 
 __all__ = ["ExportReport", "checked_output", "export_onnx", "export_recipe", "run_onnx"]
 
 Precision = Literal["fp32", "fp16"]
 
-OPSET = 18
 INPUT_NAME = "images"
 OUTPUT_NAME = "heatmaps"
 CHECKED_BATCHES = (1, 3)
@@ -157,14 +154,14 @@ def export_onnx(
     images = _random_images(max(CHECKED_BATCHES), spec.input_size)
     original = _run_torch(network, images, spec)
 
-    _fold_batch_norm(network)
+    fold_batch_norm(network)
     expected = original
     if weights == "fp16":
-        _round_weights(network)
+        round_weights(network)
         expected = _run_torch(network, images, spec)
     proto = _trace(network.half() if precision == "fp16" else network, spec)
     if precision == "fp32" and weights == "fp16":
-        _store_weights_as_fp16(proto)
+        store_weights_as_fp16(proto)
     data = proto.SerializeToString(deterministic=True)
 
     max_error = _check(data, images, expected, precision)
@@ -194,32 +191,6 @@ def _slice_head(network: nn.Module, keypoint_range: tuple[int, int]) -> None:
     if layer.bias is not None:
         layer.bias = nn.Parameter(layer.bias[start:stop].detach().clone())
     layer.out_channels = stop - start
-
-
-def _fold_batch_norm(module: nn.Module) -> None:
-    """Fold each BatchNorm2d into the convolution registered right before it, in place.
-
-    Registration order is execution order in our networks; in a network where it isn't, the check against the
-    unfolded one fails and nothing is written.
-    """
-    previous: tuple[str, nn.Conv2d | nn.ConvTranspose2d] | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and previous is not None:
-            before, conv = previous
-            setattr(module, before, fuse_conv_bn_eval(conv, child, transpose=isinstance(conv, nn.ConvTranspose2d)))
-            setattr(module, name, nn.Identity())
-        _fold_batch_norm(child)
-        previous = (name, child) if isinstance(child, (nn.Conv2d, nn.ConvTranspose2d)) else None
-
-
-@torch.no_grad()
-def _round_weights(network: nn.Module) -> None:
-    """Round the convolutions' weights to float16 values, in place; biases are few and stay exact."""
-    for name, parameter in network.named_parameters():
-        if not parameter.abs().max() <= FLOAT16_MAX:
-            raise ModelError(f"{name} holds values beyond ±{FLOAT16_MAX:g} or NaN, which float16 cannot: use fp32")
-        if parameter.ndim >= 2:
-            parameter.copy_(parameter.half().float())
 
 
 def _random_model(recipe: recipes.Recipe) -> models.PoseNetwork:
@@ -268,64 +239,12 @@ def _run_torch(network: nn.Module, images: np.ndarray, spec: ModelSpec) -> np.nd
 
 
 def _trace(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
-    """The network as an ONNX graph with the spec in its metadata and without traces of this machine."""
+    """The network as an ONNX graph with the spec in its metadata."""
     dtype = next(network.parameters()).dtype
     example = torch.from_numpy(_random_images(2, spec.input_size)).to(dtype)  # 2: a batch of 1 would be taken as fixed
-    with _quiet():
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    if program is None:  # only older, non-dynamo exporters do that
-        raise ModelError(f"torch.onnx of PyTorch {torch.__version__} gave no graph: install PyTorch 2.6 or later")
-    proto: onnx.ModelProto = program.model_proto
-    proto.graph.name = spec.name
-    # The exporter notes the Python stack, with this machine's paths, at every node.
-    graph = proto.graph
-    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del item.metadata_props[:]
-        item.ClearField("doc_string")
-    del proto.metadata_props[:]
+    proto = traced(network, example, name=spec.name, input_name=INPUT_NAME, output_name=OUTPUT_NAME)
     spec.write_metadata(proto)
-    onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what torch.onnx says about itself (missing torchvision, its own deprecations); errors still come."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _store_weights_as_fp16(proto: onnx.ModelProto) -> None:
-    """Store the float32 weights as float16 behind a Cast, in place. Their values are float16 values already."""
-    graph = proto.graph
-    casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
-            continue
-        name, stored = tensor.name, f"{tensor.name}.fp16"
-        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(np.float16), stored))
-        casts.append(onnx.helper.make_node("Cast", [stored], [name], name=f"widen/{name}", to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.checker.check_model(proto, full_check=True)
 
 
 def run_onnx(data: bytes, precision: Precision) -> Callable[[np.ndarray], np.ndarray]:

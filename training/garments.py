@@ -9,9 +9,10 @@ from __future__ import annotations
 from edgepose.spec import ModelSpec
 from edgepose.training.fashion import DEEPFASHION
 
-__all__ = ["ABSENT", "CATEGORIES", "GARMENT_NAMES", "garment_spec"]
+__all__ = ["ABSENT", "CATEGORIES", "DETECTOR_NAME", "GARMENT_NAMES", "garment_spec"]
 
 GARMENT_NAMES = ("garment-landmarks", "garment-landmarks-fast")  # the bundled models; see garment_landmarks.py
+DETECTOR_NAME = "garment-detector"  # the bundled detector; see detection/train.py
 
 CATEGORIES = ("upper", "lower", "full")
 

@@ -67,7 +67,10 @@ def recipes(
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A name of `edgepose recipes`; or garment-landmarks, garment-landmarks-fast.")
+        str,
+        typer.Argument(
+            help="A name of `edgepose recipes`; or garment-landmarks, garment-landmarks-fast, garment-detector."
+        ),
     ],
     *,
     data: Annotated[Path, typer.Option(help="The data set's folder; `edgepose recipes NAME` says what is in it.")],
@@ -108,7 +111,7 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 -m edgepose.cli train RECIPE …
     """
-    from edgepose.training.garments import GARMENT_NAMES
+    from edgepose.training.garments import DETECTOR_NAME, GARMENT_NAMES
     from edgepose.training.schedule import Execution
 
     execution = Execution(
@@ -123,11 +126,14 @@ def train(
         "declared": declared,
         "seed": seed,
     }
-    if recipe in GARMENT_NAMES:
+    if recipe in (*GARMENT_NAMES, DETECTOR_NAME):
         fixed = {**changes, "validation_limit": validation_limit}
         given = [name for name, value in fixed.items() if value not in (None, False)]
         if given:
             raise InputError(f"{recipe} has its own schedule: leave out {', '.join(given)}")
+        if recipe == DETECTOR_NAME:
+            _train_detector(data, output, execution, init=init, extra=extra)
+            return
         _train_garments(recipe, data, output, execution, init=init, extra=extra)
         return
     from edgepose.training.departures import depart
@@ -155,6 +161,19 @@ def _train_garments(
 
     network, spec = train_garment_landmarks(name, data, output, init=init, extra=extra, execution=execution, log=_say)
     report = export_onnx(network.cpu(), spec, output / f"{name}.onnx", weights="fp16")
+    figures = ", ".join(f"{metric} {value:.4g}" for metric, value in spec.metrics.items())
+    _say(f"{report.path}: {report.bytes / 1e6:.1f} MB, {figures}")
+
+
+def _train_detector(data: Path, output: Path, execution: Execution, *, init: Path | None, extra: Path | None) -> None:
+    from edgepose.training.detection.export import export_detector
+    from edgepose.training.detection.train import train_garment_detector
+    from edgepose.training.garments import DETECTOR_NAME
+
+    if extra is not None:
+        raise InputError(f"{DETECTOR_NAME} renders its own garments: leave out --extra")
+    network, spec = train_garment_detector(data, output, init=init, execution=execution, log=_say)
+    report = export_detector(network, spec, output / f"{DETECTOR_NAME}.onnx")
     figures = ", ".join(f"{metric} {value:.4g}" for metric, value in spec.metrics.items())
     _say(f"{report.path}: {report.bytes / 1e6:.1f} MB, {figures}")
 

@@ -4,59 +4,68 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose.engines.kinds import Kind, output_shape, spec_from_metadata
 from edgepose.errors import EngineError, MissingDependencyError, ModelError
+from edgepose.network_io import Tensor, check_heatmaps, check_image, choose_heatmaps, only_input
 from edgepose.spec import ModelSpec
 
-__all__ = ["OnnxRuntimeEngine", "import_onnxruntime", "session_options"]
+if TYPE_CHECKING:
+    from edgepose.adapt import Spec
 
-_DTYPES: dict[str, type[np.float32] | type[np.float16]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+__all__ = ["OnnxRuntimeEngine", "import_onnxruntime", "open_session", "session_options"]
+
+# ONNX Runtime's names of types that differ from NumPy's.
+_DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+_FED = ("tensor(float)", "tensor(float16)")
 
 
 class OnnxRuntimeEngine:
     """An ONNX model in ONNX Runtime's CPU provider; see :class:`edgepose.engines.Engine`.
 
-    A model whose batch size is fixed (at 1, or at any other number) works too: runs are split, the last one is filled
-    up with zeros.
+    A foreign model (other layout or colour order, several outputs, a detector's raw output) is adapted in memory, see
+    :mod:`edgepose.adapt`; any other file is opened as it is. A model whose batch size is fixed (at 1, or at any other
+    number) works too: runs are split, the last one is filled up with zeros.
 
     Args:
         path: the .onnx file.
         spec: used in place of the one in the file's metadata; None: the file's own.
-        max_batch: crops that the input buffer holds.
+        max_batch: pictures that the input buffer holds.
         threads: CPU threads; None: as many as this process may use.
+        kind: the spec to look for in the file's metadata, of a ``pose`` model or of a ``detector``.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        ModelError: the file is not a model, carries no spec while none is given, or contradicts the spec.
+        ModelError: the file is not a model, carries no such spec while none is given, or contradicts the spec.
     """
 
     name = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, path: Path, *, spec: ModelSpec | None, max_batch: int, threads: int | None = None) -> None:
-        onnxruntime = import_onnxruntime()
+    def __init__(
+        self, path: Path, *, spec: Spec | None, max_batch: int, threads: int | None = None, kind: Kind = "pose"
+    ) -> None:
         self._source = str(path)
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime raises a dozen classes of its own, and plain RuntimeError
-            raise ModelError(
-                f"{path} does not load in ONNX Runtime {onnxruntime.__version__}; it may "
-                f"be cut off, not an ONNX model, or use newer operators. ONNX Runtime says: {_one_line(error)}"
-            ) from error
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.spec = spec or ModelSpec.from_metadata(metadata, source=self._source)
-        self._input, self._output, self._dtype, self._batch = _check_io(self._session, self.spec, self._source)
+        self._session: Any
+        self.spec: Spec
+        self._session, self.spec = _open(path, spec, threads, kind)
+        self._input, self._output, self._dtype, self._batch, self._shape = _check_io(
+            self._session, self.spec, self._source
+        )
         w, h = self.spec.input_size
         self.input_buffer: NDArray[np.float32] = np.zeros((max_batch, 3, h, w), np.float32)
 
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(K, heatmap h, heatmap w), or a detector's (Q, 6)."""
+        return self._shape
+
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, 3, h, w) float32 -> heatmaps (N, K, heatmap h, heatmap w) float32, new memory."""
+        """(N, 3, h, w) float32 -> (N, *output_shape) float32, new memory."""
         if self._session is None:
             raise EngineError(f"the engine of {self._source} is closed: open a new Predictor")
         step = self._batch or len(images)
@@ -75,21 +84,56 @@ class OnnxRuntimeEngine:
             filled[:count] = images
             images = filled
         try:
-            heatmaps = self._session.run([self._output], {self._input: images})[0]
+            found = self._session.run([self._output], {self._input: images})[0]
         except Exception as error:
             raise EngineError(
                 f"ONNX Runtime failed on {self._source} with an input of {images.shape}: {_one_line(error)}"
             ) from error
-        heatmaps = heatmaps[:count]
-        w, h = self.spec.heatmap_size
+        found = found[:count]
         # Output dimensions may be symbolic in the file: this is where their values are known for certain.
-        if heatmaps.shape != (count, self.spec.num_keypoints, h, w):
-            raise ModelError(
-                f"{self._source}: the spec says heatmaps of {(count, self.spec.num_keypoints, h, w)} (batch, "
-                f"keypoints, height, width), the network returned {heatmaps.shape}: correct the spec's "
-                "heatmap_size and keypoint_names"
-            )
-        return np.asarray(heatmaps, dtype=np.float32)
+        if found.shape != (wanted := (count, *self._shape)):
+            raise ModelError(_contradiction(self.spec, found.shape, wanted, self._source))
+        return np.asarray(found, dtype=np.float32)
+
+
+def _open(path: Path, spec: Spec | None, threads: int | None, kind: Kind) -> tuple[Any, Spec]:
+    """A session of the file itself, or of what :func:`edgepose.adapt.adapt` makes of it, and the spec of that."""
+    onnxruntime = import_onnxruntime()
+    options = session_options(onnxruntime, threads)
+    if kind == "pose" and (spec is None or (isinstance(spec, ModelSpec) and spec.is_canonical)):
+        session = open_session(str(path), options, str(path))
+        if spec is None:
+            spec = spec_from_metadata(session.get_modelmeta().custom_metadata_map, kind, source=str(path))
+        ends = (*session.get_inputs(), *session.get_outputs())
+        if isinstance(spec, ModelSpec) and spec.is_canonical and all(end.type in _FED for end in ends):
+            return session, spec
+        del session
+    from edgepose.adapt import adapt  # onnx takes a quarter of a second to import, and our own models need none of it
+    from edgepose.modelfile import load_model
+
+    model, _ = load_model(path)
+    if spec is None:
+        spec = spec_from_metadata({item.key: item.value for item in model.metadata_props}, kind, source=str(path))
+    adapted, canonical = adapt(model, spec, source=str(path))
+    if adapted is model:
+        return open_session(str(path), options, str(path)), canonical
+    return open_session(adapted.SerializeToString(), options, str(path)), canonical
+
+
+def open_session(model: str | bytes, options: Any, source: str) -> Any:
+    """A session on the CPU of a file or of its bytes.
+
+    Raises:
+        ModelError: ONNX Runtime does not take it.
+    """
+    onnxruntime = import_onnxruntime()
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen classes of its own, and plain RuntimeError
+        raise ModelError(
+            f"{source} does not load in ONNX Runtime {onnxruntime.__version__}; it may "
+            f"be cut off, not an ONNX model, or use newer operators. ONNX Runtime says: {_one_line(error)}"
+        ) from error
 
 
 def import_onnxruntime() -> Any:
@@ -117,43 +161,38 @@ def session_options(onnxruntime: Any, threads: int | None) -> Any:
     return options
 
 
-def _check_io(session: Any, spec: ModelSpec, source: str) -> tuple[str, str, type[Any], int | None]:
-    """The names of input and output, the input's dtype, and its fixed batch size or None."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ModelError(
-            f"{source}: a heatmap model has one input and one output, this one has inputs {_signature(inputs)} and "
-            f"outputs {_signature(outputs)} (two outputs for x and y are a SimCC model, which is not supported)"
-        )
-    (image,), (heatmaps,) = inputs, outputs
-    if image.type not in _DTYPES or heatmaps.type not in _DTYPES:
-        raise ModelError(
-            f"{source}: input and output must be float or float16, got {image.type} and {heatmaps.type}: "
-            "export the model without quantised inputs"
-        )
-    w, h = spec.input_size
-    _compare(source, "input", image.shape, (None, 3, h, w), stated=f"input_size {w} x {h}")
-    w, h = spec.heatmap_size
-    expected = (None, spec.num_keypoints, h, w)
-    _compare(source, "output", heatmaps.shape, expected, stated=f"heatmap_size {w} x {h}, {expected[1]} keypoints")
-    batch = image.shape[0]
-    return image.name, heatmaps.name, _DTYPES[image.type], batch if isinstance(batch, int) and batch > 0 else None
+def _check_io(session: Any, spec: Spec, source: str) -> tuple[str, str, np.dtype[Any], int | None, tuple[int, ...]]:
+    """The names of input and output, the input's dtype, its fixed batch size or None, and a picture's output shape."""
+    inputs, outputs = ([_tensor(value) for value in values] for values in (session.get_inputs(), session.get_outputs()))
+    image = only_input(inputs, source)
+    if isinstance(spec, ModelSpec):
+        chosen = choose_heatmaps(outputs, spec, source)
+        assert chosen is not None  # a canonical spec names no output
+        check_image(image, spec, source)
+        check_heatmaps(chosen, spec, source)
+    else:
+        (chosen,) = outputs
+    batch = image.shape[0] if image.shape else None
+    return image.name, chosen.name, np.dtype(image.dtype), batch, output_shape(spec, chosen.shape, source)
 
 
-def _compare(source: str, what: str, found: Any, wanted: tuple[int | None, ...], *, stated: str) -> None:
-    """Raise if a known dimension differs; symbolic dimensions (strings, None) agree with everything."""
-    if len(found) != 4:
-        raise ModelError(f"{source}: the {what} must have 4 dimensions (batch, channels, height, width), got {found}")
-    for name, have, want in zip(("batch", "channels", "height", "width"), found, wanted, strict=True):
-        if isinstance(have, int) and want is not None and have != want:
-            raise ModelError(
-                f"{source}: model and spec disagree on the {what}'s {name}: the model has {have}, the spec says {want} "
-                f"(model: {list(found)}; spec: {stated}). Correct the spec, or pass the model that it belongs to"
-            )
+def _tensor(value: Any) -> Tensor:
+    """An input or output of a session. Sizes that are open have names, or None."""
+    dtype = _DTYPES.get(value.type, value.type.removeprefix("tensor(").removesuffix(")"))
+    sizes = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
+    return Tensor(value.name, dtype, sizes)
 
 
-def _signature(values: Any) -> str:
-    return "[" + ", ".join(f"{v.name} {v.shape}" for v in values) + "]"
+def _contradiction(spec: Spec, found: tuple[int, ...], wanted: tuple[int, ...], source: str) -> str:
+    if not isinstance(spec, ModelSpec):
+        return f"{source}: a detector adapted by edgepose returns {wanted} (batch, candidates, 6), this one {found}"
+    advice = "correct the spec's heatmap_size and keypoint_names"
+    if len(found) == 4 and found[2:] == wanted[1:3] and found[1] != wanted[1]:
+        advice = 'the heatmaps look like nhwc, so say "heatmap_layout": "nhwc"'
+    return (
+        f"{source}: the spec says heatmaps of {wanted} (batch, keypoints, height, width), the network returned "
+        f"{found}: {advice}"
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepose import parity, tensorrt_api
 from edgepose.enginefile import EngineInfo, cache_path, check_runs_here, parity_path, read_engine
+from edgepose.engines.inspection import convolutions_in
+from edgepose.engines.kinds import Kind, check_kind
 from edgepose.errors import EngineError, MissingDependencyError, ModelError
 from edgepose.files import write_atomically
 from edgepose.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from edgepose.adapt import Spec
 
 __all__ = ["TensorRTEngine"]
 
@@ -29,8 +34,10 @@ class TensorRTEngine:
 
     Args:
         path: the engine; its sidecar lies beside it.
-        spec: used in place of the sidecar's; None: the sidecar's.
+        spec: used in place of the sidecar's; None: the sidecar's. That of the model that the engine was built from does
+            too: a foreign one was adapted at the build.
         device_id: CUDA's number of the GPU.
+        kind: what the engine must be where no spec is given: a ``pose`` model or a ``detector``.
 
     Raises:
         EngineError: there is no GPU, the engine was built for another machine or TensorRT, is damaged, does not load,
@@ -39,9 +46,12 @@ class TensorRTEngine:
         MissingDependencyError: TensorRT or CuPy is not installed.
     """
 
-    def __init__(self, path: str | Path, *, spec: ModelSpec | None = None, device_id: int = 0) -> None:
+    def __init__(self, path: str | Path, *, spec: Spec | None = None, device_id: int = 0, kind: Kind = "pose") -> None:
         path = Path(path)
         info, data = read_engine(path)
+        check_kind(
+            info.spec, kind if spec is None else "pose" if isinstance(spec, ModelSpec) else "detector", str(path)
+        )
         gpu = tensorrt_api.gpu_here(device_id)
         if gpu is None:
             raise EngineError(
@@ -60,7 +70,7 @@ class TensorRTEngine:
         check_runs_here(info, path, flavour=api.name, version=api.version, sm=gpu.sm, gpu_name=gpu.name)
         self._path, self._api, self._cupy = path, api, cupy
         self.name, self.device_id, self.device = f"{api.name} {api.version}", device_id, f"cuda:{device_id}"
-        self.spec = info.spec if spec is None else _check_spec(spec, info, path)
+        self.spec: Spec = info.spec if spec is None else _check_spec(spec.canonical(), info, path)
         self.min_batch, _, self.max_batch = info.profile
         self.input_dtype, self.output_dtype = np.dtype(info.input.dtype), np.dtype(info.output.dtype)
         self._info = info
@@ -77,16 +87,21 @@ class TensorRTEngine:
                 self._info = self._complete_parity()
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(K, heatmap h, heatmap w), or a detector's (Q, 6)."""
+        return self._info.output.shape[1:]
+
+    @property
     def info(self) -> EngineInfo:
         """The sidecar; its parity report is this engine's own, measured when it was first loaded on this GPU."""
         return self._info
 
-    def bind(self, images: Any, heatmaps: Any) -> Callable[[int], None]:
+    def bind(self, images: Any, output: Any) -> Callable[[int], None]:
         """A context for these shapes and addresses; ``run(stream)`` puts a run on a CUDA stream."""
         if self._engine is None:
             raise EngineError(f"the engine {self._path} is closed: open a new Predictor")
         self._check_buffer("images", images, self._info.input.shape, self.input_dtype)
-        self._check_buffer("heatmaps", heatmaps, self._info.output.shape, self.output_dtype)
+        self._check_buffer("output", output, self._info.output.shape, self.output_dtype)
         with self._cupy.cuda.Device(self.device_id), self._api.collect() as messages:
             context = self._create_context()
             accepted = (
@@ -94,12 +109,12 @@ class TensorRTEngine:
                 and self._select_profile(context)
                 and context.set_input_shape(self._info.input.name, tuple(images.shape))
                 and context.set_tensor_address(self._info.input.name, images.data.ptr)
-                and context.set_tensor_address(self._info.output.name, heatmaps.data.ptr)
-                and tuple(context.get_tensor_shape(self._info.output.name)) == heatmaps.shape
+                and context.set_tensor_address(self._info.output.name, output.data.ptr)
+                and tuple(context.get_tensor_shape(self._info.output.name)) == output.shape
             )
             if not accepted:
                 raise EngineError(
-                    f"{self.name} refused {images.shape} -> {heatmaps.shape} for {self._path}: {messages.summary()}"
+                    f"{self.name} refused {images.shape} -> {output.shape} for {self._path}: {messages.summary()}"
                 )
             context.set_device_memory(self._workspace.ptr, self._workspace_bytes)
 
@@ -187,7 +202,7 @@ class TensorRTEngine:
             )
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Host arrays (N, 3, h, w) float32 -> (N, K, h', w') float32, min_batch <= N <= max_batch; for checks."""
+        """Host arrays (N, 3, h, w) float32 -> (N, *output_shape) float32, min_batch <= N <= max_batch; for checks."""
         cupy = self._cupy
         stream = cupy.cuda.Stream(non_blocking=True)
         with cupy.cuda.Device(self.device_id), stream, cupy.cuda.using_allocator(self._pool.malloc):
@@ -200,9 +215,7 @@ class TensorRTEngine:
         """The engine was built where it could not run: judge it now, and keep the report for the next time."""
         inspector = self._engine.create_engine_inspector()
         layers = inspector.get_engine_information(self._api.module.LayerInformationFormat.JSON)
-        info = parity.complete(
-            self._info, parity_path(self._path), self.run, convolutions=parity.convolutions_in(layers)
-        )
+        info = parity.complete(self._info, parity_path(self._path), self.run, convolutions=convolutions_in(layers))
         try:
             info.write(self._path)
         except OSError as error:
@@ -210,14 +223,19 @@ class TensorRTEngine:
         return info
 
 
-def _check_spec(spec: ModelSpec, info: EngineInfo, path: Path) -> ModelSpec:
-    (w, h), (map_w, map_h) = spec.input_size, spec.heatmap_size
-    wanted = (3, h, w), (spec.num_keypoints, map_h, map_w)
+def _check_spec(spec: Spec, info: EngineInfo, path: Path) -> Spec:
+    w, h = spec.input_size
+    wanted: tuple[tuple[int, ...], tuple[int, ...]]
     built = info.input.shape[1:], info.output.shape[1:]
+    if isinstance(spec, ModelSpec):
+        map_w, map_h = spec.heatmap_size
+        wanted, fields = ((3, h, w), (spec.num_keypoints, map_h, map_w)), "input_size, heatmap_size and keypoint_names"
+    else:
+        wanted, fields = ((3, h, w), built[1]), "input_size"  # how many candidates there are, no spec says
     if wanted != built:
         raise ModelError(
             f"{path} takes {built[0]} and returns {built[1]} (channels, height, width), the spec {spec.name!r} says "
-            f"{wanted[0]} and {wanted[1]}: correct its input_size, heatmap_size and keypoint_names"
+            f"{wanted[0]} and {wanted[1]}: correct its {fields}"
         )
     return spec
 

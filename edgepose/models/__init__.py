@@ -1,16 +1,18 @@
-"""The models that come with the package: each ``*.onnx`` in this folder, under the name of its file.
+"""The models that come with the package: each ``*.onnx`` in this folder, and each detector in ``detectors``, under the
+name of its file.
 
 Everything about a model stands in the spec inside the file, so there is no list to keep.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
 from edgepose.errors import ModelError
 
-__all__ = ["ENGINE_SUFFIXES", "bundled_models", "find_model"]
+__all__ = ["ENGINE_SUFFIXES", "bundled_detectors", "bundled_models", "find_detector", "find_model"]
 
 ENGINE_SUFFIXES = frozenset({".engine", ".plan", ".trt"})  # of TensorRT engines
 _CHECKPOINT_SUFFIXES = {".pth", ".pt", ".ckpt", ".safetensors"}
@@ -19,12 +21,16 @@ _LFS_POINTER = b"version https://git-lfs"
 
 def bundled_models() -> dict[str, Path]:
     """The models that come with edgepose, by name; ``Predictor(name)`` takes each of them."""
-    paths = Path(__file__).parent.glob("*.onnx")
-    return {path.stem: path for path in sorted(paths, key=lambda path: path.stem)}
+    return _bundled_in(Path(__file__).parent)
+
+
+def bundled_detectors() -> dict[str, Path]:
+    """The detectors that come with edgepose, by name; ``Detector(name)`` takes each of them."""
+    return _bundled_in(Path(__file__).parent / "detectors")
 
 
 def find_model(model: str | Path) -> Path:
-    """The file of a model.
+    """The file of a pose model.
 
     Args:
         model: a bundled name, or the path of an ONNX file or of a TensorRT engine. A string without a suffix and
@@ -33,39 +39,59 @@ def find_model(model: str | Path) -> Path:
     Raises:
         ModelError: there is no such name or file, or the file cannot be a model.
     """
+    others = {name: f"it is a detector: Predictor(model, detector={name!r})" for name in bundled_detectors()}
+    return _find(model, bundled_models(), "model", others)
+
+
+def find_detector(detector: str | Path) -> Path:
+    """The file of a detector; the same as :func:`find_model` otherwise.
+
+    Raises:
+        ModelError: there is no such name or file, or the file cannot be a model.
+    """
+    others = {name: f"it finds landmarks: Predictor({name!r}, detector=...)" for name in bundled_models()}
+    return _find(detector, bundled_detectors(), "detector", others)
+
+
+def _bundled_in(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.onnx"), key=lambda path: path.stem)}
+
+
+def _find(model: str | Path, bundled: Mapping[str, Path], kind: str, others: Mapping[str, str]) -> Path:
+    """A file of this kind; ``others``: what to say of the names that are of another kind."""
     path = Path(model)
     if isinstance(model, str) and not path.suffix and path.name == model and not path.is_file():
-        return _bundled(model)
+        return _by_name(model, bundled, kind, others)
     if path.suffix.lower() in _CHECKPOINT_SUFFIXES:
-        raise ModelError(
-            f"{path} is a checkpoint, and the runtime takes ONNX models. Export it first: "
-            f"edgepose export RECIPE --checkpoint {path} -o model.onnx"
-        )
+        export = f"edgepose export RECIPE --checkpoint {path} -o model.onnx"
+        if kind == "detector":
+            export = "with the tool that trained it"
+        raise ModelError(f"{path} is a checkpoint, and the runtime takes ONNX models. Export it first: {export}")
     if path.is_dir():
-        raise ModelError(f"{path} is a folder: pass the path of one .onnx file, or a bundled name: {_names()}")
+        raise ModelError(f"{path} is a folder: pass the path of one .onnx file, or a bundled name: {_names(bundled)}")
     if not path.is_file():
         if path.suffix.lower() in ENGINE_SUFFIXES:
             raise ModelError(f"there is no engine file {path}. Build it: edgepose build model.onnx -o {path}")
         raise ModelError(
-            f"there is no model file {path}. Pass the path of an .onnx file, or a bundled name: {_names()}"
+            f"there is no {kind} file {path}. Pass the path of an .onnx file, or a bundled name: {_names(bundled)}"
         )
     _check_content(path)
     return path
 
 
-def _bundled(name: str) -> Path:
-    models = bundled_models()
-    if name in models:
-        return models[name]
-    close = get_close_matches(name, models, n=3, cutoff=0.5)
+def _by_name(name: str, bundled: Mapping[str, Path], kind: str, others: Mapping[str, str]) -> Path:
+    if name in bundled:
+        return bundled[name]
+    close = get_close_matches(name, bundled, n=3, cutoff=0.5)
     guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    guess = f" {name!r} is not one: {others[name]}." if name in others else guess
     raise ModelError(
-        f"there is no bundled model {name!r}.{guess} Bundled: {_names()}; or pass the path of an .onnx file"
+        f"there is no bundled {kind} {name!r}.{guess} Bundled: {_names(bundled)}; or pass the path of an .onnx file"
     )
 
 
-def _names() -> str:
-    return ", ".join(bundled_models()) or "none in this installation"
+def _names(bundled: Mapping[str, Path]) -> str:
+    return ", ".join(bundled) or "none in this installation"
 
 
 def _check_content(path: Path) -> None:

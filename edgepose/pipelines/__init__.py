@@ -1,70 +1,105 @@
-"""Pipelines: a frame's way through crop, network and decoder. One protocol, one file for each kind of memory.
+"""Pipelines: the way of frames through detector, crop, network and decoder. One protocol, one for each kind of memory.
 
-host.py     NumPy twins around an engine that takes host arrays (ONNX Runtime)
-device.py   CUDA kernels around an engine that takes device buffers (TensorRT): upload, one CUDA graph, download
+protocol.py        what a pipeline does, what goes in and comes out
+host.py            NumPy twins around engines that take host arrays (ONNX Runtime)
+device.py          CUDA kernels around engines that take device buffers (TensorRT): upload, CUDA graphs, download
+detect_host.py     the first stage: frames -> boxes
+detect_device.py   the same on the device, and the plan of the crops
+pose_device.py     the second stage on the device: boxes -> landmarks
+models.py          which of several pose models serves a box
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
+from edgepose.engines import DeviceEngine
+from edgepose.errors import InputError
+from edgepose.pipelines.detection import DetectionSettings, Found
+from edgepose.pipelines.protocol import (
+    MOST_PENDING,
+    DetectedPoses,
+    DetectionPipeline,
+    DetectorModel,
+    Pending,
+    Pipeline,
+    PoseModel,
+    Poses,
+)
 
-from edgepose.engines import DeviceEngine, Engine
-from edgepose.result import Timings
-from edgepose.spec import ModelSpec
-
-__all__ = ["Pipeline", "open_pipeline"]
-
-
-class Pipeline(Protocol):
-    """The chain of one predictor. It owns its engine and all buffers; calls must not overlap."""
-
-    @property
-    def engine(self) -> Engine | DeviceEngine:
-        """What runs the network."""
-        ...
-
-    def read(self, frame: Any) -> tuple[Any, tuple[int, int]]:
-        """Check a frame: what ``run`` takes of it (never a copy of the pixels that could be avoided), and (w, h), px.
-
-        Raises:
-            InputError: it is no frame, or in memory that this pipeline cannot read.
-        """
-        ...
-
-    def run(
-        self,
-        frame: Any,  # of `read`
-        boxes: NDArray[np.float32],  # (N, 4) xyxy, frame px, validated, N >= 1
-        stream: Any = None,  # CUDA stream that the frame is being written on
-        channels: NDArray[np.int32] | None = None,  # (N, 2) [begin, end): the heatmaps to decode; None: all
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Timings]:
-        """Keypoints (N, K, 2) float32, frame px, scores (N, K) float32, and how long the stages took."""
-        ...
-
-    def close(self) -> None:
-        """Free engine and buffers. Closing twice is fine."""
-        ...
+__all__ = [
+    "MOST_PENDING",
+    "DetectedPoses",
+    "DetectionPipeline",
+    "DetectionSettings",
+    "DetectorModel",
+    "Found",
+    "Pending",
+    "Pipeline",
+    "PoseModel",
+    "Poses",
+    "open_detection",
+    "open_pipeline",
+]
 
 
 def open_pipeline(
-    engine: Engine | DeviceEngine, spec: ModelSpec, *, flip_test: bool, max_batch: int, cuda_graph: bool = True
+    models: Sequence[PoseModel],
+    *,
+    categories: Mapping[str, tuple[int, int]] | None = None,
+    flip_test: bool = False,
+    max_batch: int,
+    cuda_graph: bool = True,
+    detector: DetectorModel | None = None,
 ) -> Pipeline:
-    """The pipeline that fits an engine; it takes the engine over and closes it with itself.
+    """The pipeline that fits some engines, all of one kind of memory; it takes them over and closes them with itself.
 
     Args:
-        engine: opened and checked against its spec.
-        spec: the engine's, perhaps with another refinement.
+        models: one, or several that serve different categories; their channels count through from the first's, as
+            :func:`edgepose.joint.joint_spec` numbers them.
+        categories: which channels a detection has, by the name of its label: ``spec.categories`` of the (joint) spec.
+            Empty or None: all, whatever the label.
         flip_test: run each crop mirrored too and average the heatmaps.
         max_batch: the largest number of boxes in one run.
         cuda_graph: replay a CUDA graph for each batch size (device engines).
+        detector: for ``detect_and_start``.
+
+    Raises:
+        InputError: engines on different devices.
+        EngineError: CUDA refused, or an engine fits no batch size. The engines stay open then.
     """
-    if isinstance(engine, DeviceEngine):
+    engines = [model.engine for model in models] + ([detector.engine] if detector else [])
+    if len({engine.device for engine in engines}) > 1:
+        where = ", ".join(f"{engine.spec.name!r} on {engine.device}" for engine in engines)
+        raise InputError(
+            f"detector and pose models must run on one device, got {where}: pass the ONNX files of all of them, or for "
+            "the GPU an engine of each (edgepose build)"
+        )
+    if isinstance(engines[0], DeviceEngine):
         from edgepose.pipelines.device import DevicePipeline
 
-        return DevicePipeline(engine, spec, flip_test=flip_test, max_batch=max_batch, cuda_graph=cuda_graph)
+        return DevicePipeline(
+            models,
+            categories or {},
+            flip_test=flip_test,
+            max_batch=max_batch,
+            cuda_graph=cuda_graph,
+            detector=detector,
+        )
     from edgepose.pipelines.host import HostPipeline
 
-    return HostPipeline(engine, spec, flip_test=flip_test)
+    return HostPipeline(models, categories or {}, flip_test=flip_test, detector=detector)
+
+
+def open_detection(detector: DetectorModel, *, max_batch: int, cuda_graph: bool = True) -> DetectionPipeline:
+    """The first stage alone, for the engine's kind of memory; it takes the engine over and closes it with itself.
+
+    ``max_batch`` is the largest number of frames in one run, on a device; more are done in several.
+    """
+    if isinstance(detector.engine, DeviceEngine):
+        from edgepose.pipelines.detect_device import DeviceDetectionPipeline
+
+        return DeviceDetectionPipeline(detector, max_batch=max_batch, cuda_graph=cuda_graph)
+    from edgepose.pipelines.detect_host import HostDetection
+
+    return HostDetection(detector.engine, detector.spec, detector.settings)

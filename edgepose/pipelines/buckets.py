@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from edgepose.errors import EngineError
 
-__all__ = ["batch_buckets", "network_runs"]
+__all__ = ["RecentCounts", "batch_buckets", "covering_runs", "network_runs"]
+
+REMEMBERED = 8  # calls
 
 
 def batch_buckets(min_batch: int, max_batch: int, wanted: int, *, flip_test: bool = False) -> list[int]:
@@ -45,3 +49,36 @@ def network_runs(crops: int, min_batch: int, max_batch: int, *, flip_test: bool)
     if min_batch <= 2 * crops <= max_batch:
         return [slice(0, 2 * crops)]
     return [slice(0, crops), slice(crops, 2 * crops)] if min_batch <= crops <= max_batch else []
+
+
+def covering_runs(images: int, min_batch: int, max_batch: int) -> list[slice]:
+    """Runs of the network that take so many images, one after the other; the last may reach beyond them.
+
+    An engine of a fixed batch of 1 takes eight frames in eight runs; one of a fixed batch of 4 takes two in one run,
+    half of which is in vain.
+    """
+    runs = []
+    for first in range(0, images, max_batch):
+        runs.append(slice(first, first + max(min(images - first, max_batch), min_batch)))
+    return runs
+
+
+class RecentCounts:
+    """How many boxes the next call will have, guessed before anybody knows: as many as the fullest of the last calls.
+
+    Args:
+        first_guess: for a number of frames that no call has had yet.
+    """
+
+    def __init__(self, first_guess: int) -> None:
+        self._first_guess = first_guess
+        self._counts: dict[int, deque[int]] = {}
+
+    def expected(self, frames: int) -> int:
+        """Boxes in so many frames."""
+        counts = self._counts.get(frames)
+        return max(counts) if counts else self._first_guess
+
+    def saw(self, frames: int, boxes: int) -> None:
+        """A call of so many frames had so many boxes."""
+        self._counts.setdefault(frames, deque(maxlen=REMEMBERED)).append(boxes)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import InputError
 from edgepose.frames import check_frame
+
+if TYPE_CHECKING:
+    from edgepose.pipelines.uploads import Lease
 
 __all__ = ["FrameView", "is_device_frame", "read_frame", "stream_address"]
 
@@ -30,6 +33,7 @@ class FrameView:
             Of a host frame: once its rows are packed (the pipeline may pad them).
         owner: keeps the memory alive.
         stream: the CUDA stream that the frame may still be written on, an integer; None: it is ready.
+        lease: its place in the pipeline's memory, if it was staged there.
     """
 
     size: tuple[int, int]
@@ -38,6 +42,7 @@ class FrameView:
     strides: tuple[int, int, int]
     owner: Any = None
     stream: int | None = None
+    lease: Lease | None = None
 
 
 def is_device_frame(frame: Any) -> bool:

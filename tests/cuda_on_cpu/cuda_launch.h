@@ -88,9 +88,41 @@ struct Launch {                         // emulator.py has the same structure
     int error_size;
 };
 
+// A pointer or an index gone wild ends the launch with an error, not the process. (With sanitizers they report it.)
+#ifdef EMU_ASAN
+struct CatchFaults {};
+#else
+inline void on_fault(int) {             // on a stack of its own, as the fiber's may be what is broken
+    fail("an access to memory that is not there");
+    _longjmp(running->scheduler, 1);
+}
+struct CatchFaults {
+    struct sigaction segment_before, bus_before;
+    stack_t stack_before;
+    CatchFaults() {
+        alignas(16) static char memory[64 * 1024];
+        stack_t stack{};
+        stack.ss_sp = memory;
+        stack.ss_size = sizeof memory;
+        sigaltstack(&stack, &stack_before);
+        struct sigaction action{};
+        action.sa_handler = on_fault;
+        action.sa_flags = SA_ONSTACK | SA_NODEFER;
+        sigaction(SIGSEGV, &action, &segment_before);
+        sigaction(SIGBUS, &action, &bus_before);
+    }
+    ~CatchFaults() {
+        sigaction(SIGSEGV, &segment_before, nullptr);
+        sigaction(SIGBUS, &bus_before, nullptr);
+        sigaltstack(&stack_before, nullptr);
+    }
+};
+#endif
+
 inline int run_grid(const Launch* launch, void (*body)(void**), void** arguments) {
     static Block block;                 // keeps its stacks from launch to launch
     running = &block;
+    const CatchFaults faults;
     block.error.clear();
     block.current = nullptr;
     block.threads = launch->block[0] * launch->block[1] * launch->block[2];

@@ -10,7 +10,7 @@ from cuda_on_cpu import emulator
 
 from edgepose.geometry import crop_affines
 from edgepose.kernels import _compile, _crop, reference
-from edgepose.kernels._call import call_size, call_views
+from edgepose.kernels._call import FRAME, call_size, call_views
 from edgepose.kernels.cuda import crop_warp, prepare_crop_warp
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -72,7 +72,8 @@ def record(
     count = len(plan.samples)
     device = None if pixels is None else on_device(cupy, pixels)
     address, strides = (0, (0, 3, 1)) if pixels is None else (device.data.ptr, pixels.strides)
-    header[()] = (address, *strides, *frame_size, *corner, count, 0)
+    header["count"] = count
+    instances[list(FRAME.names)] = (address, *strides, *frame_size, *corner)
     instances["sample"][:count] = plan.samples
     instances["first"][:count] = plan.first
     instances["halvings"][:count] = plan.halvings
@@ -373,7 +374,7 @@ def test_wrong_buffers(cupy_on_cpu: Any) -> None:
     levels = cupy.zeros((2, 5, 4, 3), np.uint8)
     prepare_crop_warp(call, out, sampling="area", **normalise)
     prepare_crop_warp(call, levels, sampling="area", mirrored=levels.copy())
-    with pytest.raises(ValueError, match="call must hold 296 bytes for 2 crops"):
+    with pytest.raises(ValueError, match="call must hold 352 bytes for 2 crops"):
         prepare_crop_warp(call[:-1], out, sampling="area", **normalise)
     with pytest.raises(ValueError, match="aligned to 8"):
         prepare_crop_warp(cupy.zeros(call_size(2) + 4, np.uint8)[4:], out, sampling="area", **normalise)

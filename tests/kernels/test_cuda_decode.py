@@ -266,7 +266,7 @@ def test_wrong_buffers() -> None:
     out, indices = cupy.zeros((2, 3, 3), np.float32), cupy.asarray(np.arange(3, dtype=np.int32))
     good = {"call": call, "heatmaps": maps, "out": out, "refinement": "none", "blur_kernel": 11}
     bad: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"call": call[:-1]}, ValueError, "296"),
+        ({"call": call[:-1]}, ValueError, "352"),
         ({"call": cupy.zeros(call_size(2) + 8, np.uint8)[4:]}, ValueError, "multiple of 8"),
         ({"call": call.get()}, TypeError, "CuPy array"),
         ({"out": out[:1]}, ValueError, "out must be"),

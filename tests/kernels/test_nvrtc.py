@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 import pytest
 
-from edgepose.kernels import _compile, _cuda_crop, _cuda_decode
+from edgepose.kernels import _compile, _cuda_crop, _cuda_decode, _cuda_detections
 from edgepose.kernels._crop import Sampling
 
 nvrtc: Any = pytest.importorskip("cupy", reason="compiles with NVRTC: pip install 'edgepose[dev]'").cuda.nvrtc
@@ -54,9 +54,13 @@ class Resources:
     spills: int
 
 
-def _crop(out: str, sampling: str) -> Variant:
+def _crop(out: str, sampling: str, name: str = "crop_warp") -> Variant:
     defines = {"OUT": _cuda_crop.OUT_TYPES[out], "SAMPLING": sampling.upper()}
-    return Variant("crop_warp", (out, sampling), tuple(defines.items()))
+    return Variant(name, (out, sampling), tuple(defines.items()))
+
+
+def _letterbox(out: str, sampling: str) -> Variant:
+    return _crop(out, sampling, "letterbox")
 
 
 def _decode(maps: str, refinement: str, flip: int, threads: int = 128, blur: int = 11) -> Variant:
@@ -72,9 +76,17 @@ def _decode(maps: str, refinement: str, flip: int, threads: int = 128, blur: int
 
 MAPS = [dtype.name for dtype in _cuda_decode.TYPES]
 THREADS = sorted({_cuda_decode._threads(size) for size in range(16, 1 << 16, 16)})
-USUAL = [_crop("float16", sampling) for sampling in get_args(Sampling)]
+ALONE = {"select_detections": _cuda_detections.SELECT_THREADS, "plan_crops": _cuda_detections.PLAN_THREADS}
+USUAL = [make("float16", sampling) for make in (_crop, _letterbox) for sampling in get_args(Sampling)]
+USUAL += [Variant(name, (str(threads),), ()) for name, threads in ALONE.items()]
 USUAL += [_decode("float16", refinement, 0) for refinement in _cuda_decode.REFINEMENTS]
-VARIANTS = [_crop(out, sampling) for out in _cuda_crop.OUT_TYPES for sampling in get_args(Sampling)]
+VARIANTS = [
+    make(out, sampling)
+    for make in (_crop, _letterbox)
+    for out in _cuda_crop.OUT_TYPES
+    for sampling in get_args(Sampling)
+]
+VARIANTS += [variant for variant in USUAL if variant.name in ALONE]
 VARIANTS += [_decode(maps, name, flip) for name in _cuda_decode.REFINEMENTS for flip in (0, 1) for maps in MAPS]
 VARIANTS += [_decode("float16", "dark_udp", 0, threads) for threads in THREADS if threads != 128]
 VARIANTS += [_decode("float32", "dark", 1, 128, blur) for blur in (1, 5, 17, _cuda_decode.LARGEST_BLUR_KERNEL)]
@@ -109,8 +121,8 @@ def test_nothing_spills_and_blocks_fit(variant, architecture):
     taken = resources(variant, architecture)
     assert (taken.stack, taken.spills) == (0, 0)
     assert taken.shared <= 48 * 1024
-    threads = dict(variant.defines).get("THREADS", _cuda_crop.THREADS)
-    assert threads * taken.registers <= 64 * 1024  # the registers of a multiprocessor
+    threads = ALONE.get(variant.name) or dict(variant.defines).get("THREADS", _cuda_crop.THREADS)
+    assert int(threads) * taken.registers <= 64 * 1024  # the registers of a multiprocessor
 
 
 def test_the_tables_are_up_to_date():
@@ -147,15 +159,19 @@ def test_the_machine_code_is_whole(architecture):
 
 
 def test_an_error_names_the_file_and_its_line(monkeypatch):
-    texts = {"common.cuh": "\n", "bad.cu": '\nextern "C" __global__ void k() { no_such_thing(); }\n'}
+    kernel = '\n#include "common.cuh"\nextern "C" __global__ void k() { no_such_thing(); }\n'
+    texts = {"common.cuh": "\n\n\n", "bad.cu": kernel}
     monkeypatch.setattr(_compile, "_text", texts.__getitem__)
-    with pytest.raises(RuntimeError, match=r"cannot compile bad(.|\n)*bad\.cu\(2\): error.*no_such_thing"):
+    with pytest.raises(RuntimeError, match=r"cannot compile bad(.|\n)*bad\.cu\(3\): error.*no_such_thing"):
         _compile._compile(nvrtc, _compile.source("bad.cu", {"T": "float"}), "sm_90", "bad")
 
 
 # The tables ----------------------------------------------------------------------------------------------------------
 
 HEADERS = {
+    "letterbox": ("result", "sampling"),
+    "select_detections": ("threads",),
+    "plan_crops": ("threads",),
     "crop_warp": ("result", "sampling"),
     "decode_heatmaps": ("heatmaps", "refinement", "flip test", "threads", "blur kernel"),
 }

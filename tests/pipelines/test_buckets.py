@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgepose.pipelines.buckets import batch_buckets, network_runs
+from edgepose.pipelines.buckets import REMEMBERED, RecentCounts, batch_buckets, covering_runs, network_runs
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,28 @@ def test_runs_of_a_flip_test() -> None:
     assert network_runs(5, 1, 8, flip_test=True) == [slice(0, 5), slice(5, 10)]
     assert network_runs(9, 1, 8, flip_test=True) == []
     assert network_runs(1, 4, 8, flip_test=True) == []
+
+
+@pytest.mark.parametrize(
+    ("images", "engine", "runs"),
+    [
+        (8, (1, 8), [(0, 8)]),
+        (8, (1, 1), [(i, i + 1) for i in range(8)]),
+        (8, (1, 3), [(0, 3), (3, 6), (6, 8)]),
+        (8, (3, 3), [(0, 3), (3, 6), (6, 9)]),
+        (1, (4, 16), [(0, 4)]),
+    ],
+)
+def test_runs_that_cover(images: int, engine: tuple[int, int], runs: list[tuple[int, int]]) -> None:
+    assert covering_runs(images, *engine) == [slice(*run) for run in runs]
+
+
+def test_recent_counts() -> None:
+    counts = RecentCounts(16)
+    assert counts.expected(2) == 16
+    counts.saw(2, 3)
+    counts.saw(1, 9)
+    assert (counts.expected(1), counts.expected(2), counts.expected(4)) == (9, 3, 16)
+    for _ in range(REMEMBERED):
+        counts.saw(2, 0)
+    assert counts.expected(2) == 0

@@ -227,7 +227,7 @@ def test_a_failed_growth_changes_nothing(
         def fail(*_: Any) -> None:
             raise cupy_on_cpu.cuda.memory.OutOfMemoryError(0, 0, 0)
 
-        patch.setattr(predictor._pipeline._pool, "malloc", fail)
+        patch.setattr(predictor._pipeline._session._pool, "malloc", fail)
         with pytest.raises(EngineError, match="lower max_batch"):
             predictor.predict(large, [[0, 0, 2999, 1999]])
     assert_same(predictor.predict(small, box), expected)
@@ -251,7 +251,7 @@ def test_nothing_is_under_way_after_an_error(
         patch.setattr("edgepose.geometry.crops_see_frame", interrupt)
         with pytest.raises(KeyboardInterrupt):
             predictor.predict(frame, boxes)
-    assert pipeline._stream.done
+    assert pipeline._session.stream.done
     np.testing.assert_array_equal(predictor.predict(frame, boxes).keypoints, expected.keypoints)
 
 
@@ -264,7 +264,7 @@ def test_closing_after_a_cuda_error_frees_all_the_same(
     def fail() -> None:
         raise cupy_on_cpu.cuda.runtime.CUDARuntimeError(700)
 
-    monkeypatch.setattr(pipeline._stream, "synchronize", fail)
+    monkeypatch.setattr(pipeline._session.stream, "synchronize", fail)
     predictor.close()
     predictor.close()
     assert pipeline.engine.closed
@@ -287,11 +287,11 @@ def test_closing_frees_engine_and_memory(open_gpu: Open, scene: tuple[np.ndarray
     predictor = open_gpu(painter_spec(), max_batch=2)
     predictor.predict(frame, boxes)
     pipeline = predictor._pipeline
-    assert pipeline._pool.used_bytes() > 0
+    assert pipeline._session.used_bytes > 0
     predictor.close()
     predictor.close()
     assert pipeline.engine.closed
-    assert pipeline._pool.used_bytes() == 0
+    assert pipeline._session.used_bytes == 0
     with pytest.raises(EngineError, match="closed"):
         predictor.predict(frame, boxes)
 
