@@ -1,7 +1,7 @@
 """Two stages on a stream, against detect-then-loop code: python benchmarks/streams.py VIDEO [--streams 8]
 
-Detector and model are the bundled ones, or any YOLOX detector and model of the msra codec by --detector, --model and
-their --...-spec. Two questions:
+Detector and model are the bundled ones, or any YOLOX detector and heatmap model by --detector, --model and their
+--...-spec. Two questions:
 
     work     how long one frame takes, the reading of it apart; ways take turns on each frame
     camera   how old a frame is when its landmarks are there. A camera makes --fps frames a second, and its driver keeps

@@ -19,7 +19,7 @@ __all__ = ["DetectThenLoop"]
 
 
 class DetectThenLoop:
-    """A YOLOX detector and a heatmap model of the ``msra`` codec."""
+    """A YOLOX detector and a heatmap model."""
 
     def __init__(self, detector: Path, detector_spec: DetectorSpec, model: Path, spec: ModelSpec) -> None:
         providers = ["CPUExecutionProvider"]
@@ -66,9 +66,12 @@ class DetectThenLoop:
         spec = self._spec
         (width, height), (map_w, map_h) = spec.input_size, spec.heatmap_size
         centre, sides = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * spec.padding
-        scale = min(width / sides[0], height / sides[1])
+        less = spec.codec == "udp"  # measures from pixel centre to pixel centre: (w - 1) / width
+        wide, high = max(sides[0], sides[1] * width / height), max(sides[1], sides[0] * height / width)
+        scale_x, scale_y = (width - less) / wide, (height - less) / high
+        middle = (width - less) / 2, (height - less) / 2
         affine = np.array(
-            [[scale, 0, width / 2 - scale * centre[0]], [0, scale, height / 2 - scale * centre[1]]], np.float64
+            [[scale_x, 0, middle[0] - scale_x * centre[0]], [0, scale_y, middle[1] - scale_y * centre[1]]], np.float64
         )
         crop = cv2.warpAffine(frame, affine, (width, height), flags=cv2.INTER_LINEAR)
         heatmaps = self._model.run(None, {self._model_input: _normalised(crop, spec)})[0][0]
@@ -80,7 +83,8 @@ class DetectThenLoop:
             if 0 < px < map_w - 1 and 0 < py < map_h - 1:
                 slope = heatmap[py, px + 1] - heatmap[py, px - 1], heatmap[py + 1, px] - heatmap[py - 1, px]
                 cells[k] += np.sign(slope) * 0.25
-        points = (cells * (width / map_w) - affine[:, 2]) / scale
+        stride = (width - less) / (map_w - less), (height - less) / (map_h - less)
+        points = (cells * stride - affine[:, 2]) / (scale_x, scale_y)
         return points.astype(np.float32), scores
 
 

@@ -5,7 +5,7 @@
     picture  (N, 3, h, w) float, RGB, normalised as the canonical spec says
       -> round to whole levels, if the network takes integers -> order of colours -> layout
       -> the network as it came
-      -> layout -> choice of channels -> (N, K, h', w')
+      -> layout -> choice of channels -> sigmoid of logits -> (N, K, h', w')
 
 A few nodes at both ends of the ONNX graph do it, so ONNX Runtime and TensorRT see the same and neither kernels nor
 pipelines know of it. Nothing inside is renamed or moved, so graphs with sub-graphs (If, Loop) and any opset from 7 on
@@ -274,6 +274,8 @@ def _adapt_heatmaps(model: onnx.ModelProto, spec: ModelSpec, heatmaps: Tensor) -
         steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
     if spec.heatmap_channels:
         steps.append(("Gather", [np.array(spec.heatmap_channels)], {"axis": 1}))
+    if spec.activation == "sigmoid":
+        steps.append(("Sigmoid", [], {}))
     dtype = value.type.tensor_type.elem_type
     if heatmaps.dtype == "float64":
         dtype = TensorProto.FLOAT

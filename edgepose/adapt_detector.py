@@ -148,9 +148,7 @@ def _named_sizes(model: onnx.ModelProto, image: Tensor, spec: DetectorSpec) -> d
     return {dim.dim_param: size for dim, size in zip(dims, sizes, strict=True) if size and dim.dim_param}
 
 
-def _fill_inputs(
-    model: onnx.ModelProto, spec: DetectorSpec, image: Tensor, named: dict[str, int], source: str
-) -> None:
+def _fill_inputs(model: onnx.ModelProto, spec: DetectorSpec, image: Tensor, named: dict[str, int], source: str) -> None:
     """Make every input but the picture a constant."""
     others = [value for value in inputs_of(model) if value.name != image.name]
     names = [value.name for value in others]
@@ -216,6 +214,12 @@ def _outputs(model: onnx.ModelProto, spec: DetectorSpec, source: str) -> dict[st
     for role, names in spec.outputs.items():
         if names == ONLY:
             if len(stated) != 1:
+                if len(stated) > 1 and all(len(tensor.shape or ()) in (4, 5) for tensor in stated.values()):
+                    raise ModelError(
+                        f"{source}: the outputs {_listed(stated.values())} look like the raw maps of a detector, one "
+                        "for each level, whose boxes still want anchors or distributions: that is not supported. "
+                        "Export the model with its decoding inside (YOLOv5, v7, v8: with the authors' own export)"
+                    )
                 raise ModelError(
                     f"{source}: format {spec.format} reads one output, and this model has {_listed(stated.values())}. "
                     f'Say in the spec which one: "outputs": {{"{role}": "{next(iter(stated))}"}}, or use another format'

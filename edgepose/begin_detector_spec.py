@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from edgepose.adapt import inputs_of, tensor_of
+from edgepose.begin_spec import layout_of_image, size_of
 from edgepose.network_io import LEVELS, Tensor
 from edgepose.specfields import IMAGENET_MEAN, IMAGENET_STD
 
@@ -32,6 +33,7 @@ _FED: dict[str, dict[str, Any]] = {
     "rtdetr": _DETR,
     "rtdetr_deployed": _DETR,
     "detr": {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "resize": "stretch"},
+    "efficient_nms": _ULTRALYTICS,
     "torchvision": {"scale": UNIT_SCALE, "resize": "stretch"},
     "tensorflow": {"resize": "stretch"},
     "ssd": {"resize": "stretch"},
@@ -47,13 +49,12 @@ def begin_detector_spec(name: str, model: onnx.ModelProto) -> str:
     """
     inputs = [tensor_of(value) for value in inputs_of(model)]
     outputs = {value.name: tensor_of(value) for value in model.graph.output}
-    images = [found for found in inputs if found.shape and len(found.shape) == 4 and 3 in (found.shape[1], found.shape[3])]
+    images = [found for found in inputs if layout_of_image(found)]
     if len(images) != 1:
         return ""
     (image,) = images
-    assert image.shape is not None
-    layout = "nchw" if image.shape[1] == 3 else "nhwc"
-    height, width = image.shape[2:] if layout == "nchw" else image.shape[1:3]
+    layout = layout_of_image(image)
+    width, height = size_of(image, layout)
     if not width or not height:
         return ""
     others = [found for found in inputs if found is not image]

@@ -238,9 +238,9 @@ def _no_spec(beginning: str) -> str:
         )
     if '"category_names"' in beginning:
         return (
-            "none: write one and pass it with --spec or --detector-spec. To begin with, what the outputs look like; the "
-            "file does not say how it is fed, so check color, scale, mean, std and resize (docs/detectors.md), and the "
-            f"names:\n{beginning}"
+            "none: write one and pass it with --spec or --detector-spec. To begin with, what the outputs look like; "
+            "the file does not say how it is fed, so check color, scale, mean, std and resize (docs/detectors.md), and "
+            f"the names:\n{beginning}"
         )
     return (
         "none: write one and pass it with --spec spec.json. To begin with, sizes and layouts from the file; it does "

@@ -234,7 +234,8 @@ def judge_detections(
         ModelError: the rows' shape is not that of a detector adapted by edgepose.
     """
     _check_rows(rows, spec)
-    pool = _select(rows, (1 - SLACK) * reference.min_score, replace(spec, nms_iou=None, class_agnostic=False, max_detections=rows.shape[1]))
+    every = replace(spec, nms_iou=None, class_agnostic=False, max_detections=rows.shape[1])
+    pool = _select(rows, (1 - SLACK) * reference.min_score, every)
     ours, theirs = _pair(reference, pool)
     distances = np.abs(reference.boxes[ours].astype(float) - pool.boxes[theirs]).reshape(-1)
     score_errors = np.abs(reference.scores[ours].astype(float) - pool.scores[theirs])

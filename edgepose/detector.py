@@ -90,8 +90,8 @@ class Detector:
             )
             if settings.class_agnostic and settings.nms_iou is None:
                 raise InputError(
-                    f"class_agnostic says how boxes suppress each other, and the detector {own.name!r} suppresses none: "
-                    "give nms_iou as well"
+                    f"class_agnostic says how boxes suppress each other, and the detector {own.name!r} leaves them as "
+                    "they come: give nms_iou as well"
                 )
         except BaseException:
             engine.close()

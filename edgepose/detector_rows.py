@@ -120,16 +120,43 @@ class DetectorRows:
     def _check_width(self, role: str, tensor: Tensor, shape: Shape, wanted: int, stated: str) -> None:
         if shape[2] in {None, wanted}:
             return
-        advice = "correct category_names, background, columns or format"
-        if shape[1] == wanted:
-            turned = [
-                name for name in ("rows", "boxes", "scores") if (name in (self.spec.transposed or ())) ^ (name == role)
-            ]
-            advice = f'the axes are the other way round: say "transposed": {turned}'.replace("'", '"')
         raise ModelError(
             f"{self.source}: a candidate of the output {tensor} ({role}) has {shape[2]} values, and the spec says "
-            f"{stated} ({self.spec.num_categories} categories, format {self.spec.format}): {advice}"
+            f"{stated} ({self.spec.num_categories} categories, format {self.spec.format}): "
+            f"{self._advice(role, shape, wanted)}"
         )
+
+    def _advice(self, role: str, shape: Shape, wanted: int) -> str:
+        """What to change in the spec where a candidate of an output, (N, Q, V) as the spec reads it, is too wide."""
+        spec, classes = self.spec, self.spec.num_classes
+        transposed = spec.transposed or ()
+        if shape[1] == wanted:
+            turned = [name for name in ("rows", "boxes", "scores") if (name in transposed) ^ (name == role)]
+            return f'the axes are the other way round: say "transposed": {turned}'.replace("'", '"')
+        if role == "scores" and shape[2] == wanted + 1 and spec.background is None:
+            return (
+                'if the last class is "no object", say "background": -1, if the first is, 0 (logits of such a model '
+                'take the softmax: "activation": "softmax"; format detr says both)'
+            )
+        if role == "rows":
+            rows, values = shape[:0:-1] if role in transposed else shape[1:]
+            for size, fitting, words in (
+                (values, 5 + classes, '"format": "yolov5", or "yolox" if the boxes are raw, fits'),
+                (rows, 4 + classes, '"format": "yolov8" fits'),
+                (values, 4 + classes, '"format": "yolov8" with "transposed": [] fits'),
+                (values, 6, '"format": "end2end" fits'),
+                (values, 7, '"format": "yolov7_end2end" fits'),
+            ):
+                if size == fitting:
+                    return words
+            for sides in (size - classes for size in (values, rows) if size):
+                if sides % 4 == 0 and 16 <= sides <= 128:  # 4 to 32 bins
+                    return (
+                        f"{classes} classes and {sides} values: boxes as distributions over {sides // 4} bins for each "
+                        "side (NanoDet, YOLOv8 without its last layers) are not supported: export the model with its "
+                        "decoding inside"
+                    )
+        return "correct category_names, background, columns or format"
 
     def _columns(self, rows: _Part, tensor: Tensor) -> dict[str, _Part]:
         """The columns of rows, by the role that they have."""

@@ -279,8 +279,8 @@ class DetectorSpec(SpecFields):
             problems.append(f"nms_iou must be above 0 and at most 1 (which keeps all boxes), got {self.nms_iou}")
         if self.class_agnostic and self.nms_iou is None:
             problems.append(
-                f"class_agnostic says how boxes suppress each other, and {self.format} leaves them as they come: give an "
-                "nms_iou"
+                f"class_agnostic says how boxes suppress each other, and {self.format} leaves them as they come: give "
+                "an nms_iou"
             )
         if not 0 <= self.min_score <= 1:
             problems.append(f"min_score must be 0..1, got {self.min_score}")

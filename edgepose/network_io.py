@@ -68,8 +68,8 @@ def choose_heatmaps(outputs: Sequence[Tensor], spec: ModelSpec, source: str) -> 
     advice = f"; {' and '.join(fitting)} would fit the spec" if fitting else ""
     raise ModelError(
         f"{source}: a heatmap model has one output, this one has {_listed(outputs)}{advice}. Say in the spec which one "
-        f'holds the heatmaps: "output": "{fitting[-1] if fitting else outputs[0].name}" (stages: the last is the best; two outputs for x and y are a SimCC '
-        "model, which is not supported)"
+        f'holds the heatmaps: "output": "{fitting[-1] if fitting else outputs[0].name}" (of stages the last is the '
+        "best; two outputs for x and y are a SimCC model, which is not supported)"
     )
 
 

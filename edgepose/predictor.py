@@ -142,9 +142,11 @@ class Predictor:
                 border or lie outside: what is not in the frame is black to the network. Where a padded box touches
                 no pixel of the frame at all, the scores are 0 and the keypoints say nothing. None: the detector finds
                 them, best first.
-            categories: N names of ``spec.categories``, what each box shows, for a model that serves several (or for
-                several models): only the channels of that category are decoded; the other landmarks have score 0, and
-                their keypoints say nothing. None: all channels; of detected boxes, those of the detected category.
+            categories: N names, what each box shows. For a model that serves several (``spec.categories``), or several
+                models: only the channels of that category are decoded; the other landmarks have score 0, and their
+                keypoints say nothing; a category of the detector's that no model serves has none. Where a model serves
+                one kind of object only, they are labels that the result keeps. None: all channels; of detected boxes,
+                those of the detected category.
             stream: the CUDA stream on which a device frame is being written (of CuPy, PyTorch or PyCUDA, or its address
                 as an integer): the GPU waits for it, the host does not. None: the one that the array names.
 
@@ -344,14 +346,34 @@ class Predictor:
         self, boxes: Mapping[int, NDArray[np.float32]], names: Sequence[Sequence[str] | None]
     ) -> NDArray[np.int32] | None:
         """(N, 2) the channels [begin, end) of each box; None: all channels of each."""
-        if all(names[frame] is None for frame in boxes):
-            if self._several and any(len(item) for item in boxes.values()):
+        counts = {frame: len(item) for frame, item in boxes.items()}
+        for frame, count in counts.items():
+            _check_names(names[frame], count)
+        if not self._spec.categories or all(names[frame] is None for frame in boxes):
+            if self._several and any(counts.values()):
                 raise InputError(
                     "this predictor has a model for each category: pass categories, one of "
                     f"{', '.join(self._spec.categories)} for each box"
                 )
             return None
-        return np.concatenate([_channels(self._spec, names[frame], len(item)) for frame, item in boxes.items()])
+        return np.concatenate([self._channels_of(names[frame], count) for frame, count in counts.items()])
+
+    def _channels_of(self, names: Sequence[str] | None, count: int) -> NDArray[np.int32]:
+        """(N, 2) for the boxes of one frame; [0, 0) for what only the detector knows."""
+        if names is None:
+            return np.tile(np.array([[0, self._spec.num_keypoints]], np.int32), (count, 1))
+        served = self._spec.categories
+        if unknown := [name for name in names if name not in served and name not in self._label_names]:
+            raise InputError(
+                f"the model {self._spec.name!r} has no category {unknown[0]!r}; it has {', '.join(served)}"
+            )
+        return np.array([served.get(name, (0, 0)) for name in names], np.int32).reshape(count, 2)
+
+
+def _check_names(names: Sequence[str] | None, count: int) -> None:
+    if isinstance(names, str) or (names is not None and len(names) != count):
+        came = f"the text {names!r}" if isinstance(names, str) else f"{len(names)} categories"
+        raise InputError(f"categories must be a list of {count} names, one for each box, got {came}")
 
 
 def _for_each(name: str, values: Sequence[Any] | None, count: int) -> Sequence[Any]:
@@ -361,16 +383,3 @@ def _for_each(name: str, values: Sequence[Any] | None, count: int) -> Sequence[A
     if isinstance(values, str) or len(values) != count:
         raise InputError(f"{name} must be a list with one entry for each of the {count} frames, got {len(values)}")
     return values
-
-
-def _channels(spec: ModelSpec, categories: Sequence[str] | None, count: int) -> NDArray[np.int32]:
-    """(N, 2) the channels [begin, end) of each box."""
-    if categories is None:
-        return np.tile(np.array([[0, spec.num_keypoints]], np.int32), (count, 1))
-    known = ", ".join(spec.categories) or f"none: all its boxes are alike, {spec.category or 'of one kind'}"
-    if isinstance(categories, str) or len(categories) != count:
-        came = f"the text {categories!r}" if isinstance(categories, str) else f"{len(categories)} categories"
-        raise InputError(f"categories must be a list of {count} names, one for each box, got {came}")
-    if unknown := [name for name in categories if name not in spec.categories]:
-        raise InputError(f"the model {spec.name!r} has no category {unknown[0]!r}; it has {known}")
-    return np.array([spec.categories[name] for name in categories], np.int32).reshape(count, 2)

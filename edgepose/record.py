@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from edgepose.errors import EdgePoseError, InputError
 from edgepose.files import check_writable
+from edgepose.frame_clock import FrameClock
 from edgepose.media import VideoReader, VideoWriter
 from edgepose.result import MIN_SCORE
 
@@ -38,15 +39,13 @@ if TYPE_CHECKING:
     from edgepose.result import PoseResult
     from edgepose.stream import StreamItem
 
-__all__ = ["DEFAULT_FPS", "FrameClock", "JsonLines", "VideoRecord", "VideoRecorder", "check_output", "host_frame"]
+__all__ = ["DEFAULT_FPS", "JsonLines", "VideoRecord", "VideoRecorder", "check_output", "host_frame"]
 
 JSON_SCHEMA = 1
 DEFAULT_FPS = 30.0  # of a recording whose frames come at no steady rate
 MEASURED = 12  # frames from which the rate is measured; they wait in memory until then
 STEADY = 0.15  # frames come at a steady rate if nearly all intervals are within this fraction of their median
 COMMON_FPS = (23.976, 24.0, 25.0, 29.97, 30.0, 50.0, 59.94, 60.0)
-MAX_GAP = 5.0  # s; a longer pause is not filled with copies of a frame, the recording goes on in a new file
-SKEW = 2  # frames; how far a recording may be ahead of or behind the time stamps before frames are repeated or left out
 QUEUE = 8  # frames that wait to be drawn and encoded; 50 MB at full HD
 
 
@@ -180,41 +179,6 @@ def _rounded(value: float, digits: int) -> float | None:
 # Video ----------------------------------------------------------------------------------------------
 
 
-class FrameClock:
-    """Places frames with time stamps on the even grid of a video with a fixed rate, so that it plays in real time.
-
-    Frames that come a little early or late (up to ``SKEW`` frames) are written once each, as they come. Beyond that,
-    the frame before is repeated for those that are missing, and a frame that is too many is left out.
-    """
-
-    def __init__(self, fps: float) -> None:
-        self._fps = fps
-        self._start: float | None = None
-        self._last = 0.0
-        self._written = 0
-
-    def copies(self, time: float) -> int | None:
-        """How often something is written for the frame taken at ``time``, s.
-
-        Returns:
-            0: leave it out; 1: write it; n: write the frame before n - 1 times, then this one; None: the clock was set
-            back, or stood for longer than ``MAX_GAP``: begin a new file, with a new clock.
-        """
-        if self._start is None:
-            self._start = self._last = time
-            self._written = 1
-            return 1
-        if not -1.0 <= time - self._last <= MAX_GAP:
-            return None
-        self._last = time
-        missing = round((time - self._start) * self._fps) - self._written
-        if missing < -SKEW:
-            return 0
-        count = 1 if missing < SKEW else 1 + missing
-        self._written += count
-        return count
-
-
 @dataclass(frozen=True)
 class VideoRecord:
     """What was recorded of a source.
@@ -238,8 +202,9 @@ class VideoRecorder:
     """Draws results on their frames and records them as MP4, in a thread of its own.
 
     The file plays in real time: MP4 as OpenCV writes it has a fixed rate, so frames are placed by their time stamps
-    (:class:`FrameClock`). A new file, ``out-part2.mp4``, begins where the size of the frames changes, and after a pause
-    of more than 5 s. A file can be played once it is closed: by :meth:`close`, or when the next part begins.
+    (:class:`~edgepose.frame_clock.FrameClock`). A new file, ``out-part2.mp4``, begins where the size of the frames
+    changes, and after a pause of more than 5 s. A file can be played once it is closed: by :meth:`close`, or when the
+    next part begins.
 
     Args:
         path: the first file, .mp4, .m4v or .mov; see :func:`check_output` for what is there already.
@@ -260,7 +225,11 @@ class VideoRecorder:
         self._first: list[tuple[Any, PoseResult, float]] | None = [] if fps is None else None
         self._wait = wait
         self._min_score = min_score
-        self._queue: queue.Queue[tuple[Any, PoseResult, float] | None] = queue.Queue(QUEUE)
+        # Not queue.Queue: a KeyboardInterrupt within it can leave it locked, and close() would wait for ever.
+        self._queue: queue.SimpleQueue[tuple[Any, PoseResult, float] | None] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()  # an entry for each frame that may still wait
+        for _ in range(QUEUE):
+            self._room.put(None)
         self._error: BaseException | None = None
         self._paths: list[Path] = []
         self._frames = self._repeated = self._surplus = self._behind = 0
@@ -280,9 +249,11 @@ class VideoRecorder:
         """
         self._raise()
         try:
-            self._queue.put((frame, result, time), block=self._wait)
-        except queue.Full:
+            self._room.get(block=self._wait)
+        except queue.Empty:
             self._behind += 1
+            return
+        self._queue.put((frame, result, time))
 
     def close(self) -> VideoRecord:
         """Record what still waits, finish the file, and say what was done. Closing twice is fine.
@@ -304,6 +275,7 @@ class VideoRecorder:
 
     def _work(self) -> None:
         while (entry := self._queue.get()) is not None:
+            self._room.put(None)
             if self._error is None:  # else: only empty the queue, so that nobody waits for room in it
                 try:
                     self._take(*entry)

@@ -35,6 +35,7 @@ __all__ = ["METADATA_KEY", "Codec", "ModelSpec", "Refinement", "Sampling"]
 Codec = Literal["msra", "udp"]
 Refinement = Literal["none", "shift", "dark", "dark_udp"]
 Sampling = Literal["linear", "opencv4", "area"]
+Activation = Literal["none", "sigmoid"]
 Color = tuple[int, int, int]
 
 METADATA_KEY = "edgepose_spec"
@@ -49,6 +50,7 @@ _CANONICAL: dict[str, Any] = {
     "heatmap_layout": "nchw",
     "output": "",
     "heatmap_channels": (),
+    "activation": "none",
 }
 
 _READERS: dict[str, Reader] = {
@@ -78,6 +80,7 @@ _READERS: dict[str, Reader] = {
     "heatmap_layout": string,
     "output": string,
     "heatmap_channels": integers,
+    "activation": string,
 }
 
 _EXAMPLE = """\
@@ -132,6 +135,7 @@ class ModelSpec(SpecFields):
             inside the graph, before what an export appended. Empty: the only output.
         heatmap_channels: for a network with more channels than keypoints (background, limbs): the channel of each
             keypoint. Empty: channel k is keypoint k. Every other field that numbers channels numbers keypoints.
+        activation: ``sigmoid`` for a network whose heatmaps are logits: a map below 0 has no peak. ``none``: any other.
 
     Raises:
         ModelError: a field is missing, unknown, or contradicts another one.
@@ -163,6 +167,7 @@ class ModelSpec(SpecFields):
     heatmap_layout: Layout = "nchw"
     output: str = ""
     heatmap_channels: tuple[int, ...] = ()
+    activation: Activation = "none"
 
     METADATA_KEY: ClassVar[str] = METADATA_KEY
     SCHEMA_VERSION: ClassVar[int] = SCHEMA_VERSION
@@ -202,6 +207,7 @@ class ModelSpec(SpecFields):
             ("refinement", Refinement),
             ("sampling", Sampling),
             ("heatmap_layout", Layout),
+            ("activation", Activation),
         ):
             if getattr(self, name) not in get_args(allowed):
                 problems.append(f"{name} must be one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}")

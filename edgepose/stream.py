@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from edgepose.errors import InputError
 from edgepose.result import PoseResult
 from edgepose.sources import Bell, Feed, Waiting, find_source, split_sources
-from edgepose.stream_lanes import Boxes, Followed, Lane, Plan, Round, Taken, boxes_of, open_lane
+from edgepose.stream_lanes import Boxes, Lane, Plan, Round, Taken, boxes_of, open_lane
 from edgepose.stream_options import Policy, StreamOptions
 from edgepose.stream_stats import STAGES, LatencyWindow, StreamStats
 
@@ -277,17 +277,15 @@ class Stream:
         expected = lane.tracker.next_boxes(waiting.time) if lane.tracker is not None else None
         if expected is None:
             return Plan(None, None)
-        followed = Followed.of(*expected, self._predictor.spec)
-        return Plan(followed.boxes[followed.served], followed.asked, followed)
+        boxes, categories = expected
+        return Plan(boxes, categories or None, followed=True)
 
     def _finish(self, done: Round) -> None:
         results = done.pending.results()
         finished = monotonic()
         for lane, waiting, result, plan in zip(done.lanes, done.frames, results, done.plans, strict=True):
-            if plan.followed is not None:
-                result = plan.followed.complete(result)  # noqa: PLW2901
             if lane.tracker is not None:
-                result = lane.tracker.update(result, waiting.time, detected=plan.followed is None)  # noqa: PLW2901
+                result = lane.tracker.update(result, waiting.time, detected=not plan.followed)  # noqa: PLW2901
             if lane.smoother is not None:
                 result = lane.smoother.smooth(result, waiting.time)  # noqa: PLW2901
             end = monotonic()

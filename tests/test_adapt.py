@@ -16,9 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from painter import HEATMAP_SIZE, INPUT_SIZE, painter_spec
 
-from edgepose import ModelError, ModelSpec
+from edgepose import DetectorSpec, ModelError, ModelSpec
 from edgepose.adapt import adapt, read_spec
 from edgepose.begin_spec import begin_spec
+from edgepose.engines import open_engine
 from edgepose.engines.onnxruntime import OnnxRuntimeEngine
 
 (W, H), (MAP_W, MAP_H) = INPUT_SIZE, HEATMAP_SIZE
@@ -181,6 +182,23 @@ def test_channels_in_any_order_among_more(tmp_path: Path) -> None:
     np.testing.assert_array_equal(engine.run(levels()), cells(levels())[:, [2, 0, 1]])
 
 
+def test_heatmaps_that_are_logits(tmp_path: Path) -> None:
+    model = network(subsample("images", "maps"), {"images": IMAGE}, {"maps": HEAT})
+    engine = opened(tmp_path, model, replace(PLAIN, activation="sigmoid"))
+    images = levels() / 64 - 2
+    # float32, and ONNX Runtime's sigmoid is a rational function: worst seen 6e-8
+    np.testing.assert_allclose(engine.run(images), 1 / (1 + np.exp(-cells(images))), atol=1e-6)
+
+
+def test_a_file_without_outputs(tmp_path: Path) -> None:
+    model = network(subsample("images", "maps"), {"images": IMAGE}, {"maps": HEAT})
+    del model.graph.output[:]
+    (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
+    for spec in (PLAIN, replace(PLAIN, color="bgr"), DetectorSpec("d", INPUT_SIZE, ("a",), "yolov8")):
+        with pytest.raises(ModelError, match="without a single output"):
+            open_engine(tmp_path / "bare.onnx", spec=spec, device="cpu", max_batch=1)
+
+
 def test_weights_among_the_inputs_of_an_old_file(tmp_path: Path) -> None:
     nodes = [helper.make_node("Mul", ["images", "half"], ["scaled"]), *subsample("scaled", "heatmaps")]
     model = network(nodes, {"images": IMAGE}, {"heatmaps": HEAT}, opset=7, ir_version=3,
@@ -269,6 +287,13 @@ def test_several_outputs_or_inputs_are_listed() -> None:
     model = network([helper.make_node("Add", ["images", "mask"], ["maps"])], {"images": IMAGE, "mask": IMAGE},
                     {"maps": HEAT})  # fmt: skip
     with pytest.raises(ModelError, match=r"has one input, the picture; this one has images .*, mask float32"):
+        adapt(model, PLAIN)
+
+
+def test_of_several_stages_the_last_is_proposed() -> None:
+    nodes = [helper.make_node("Neg", ["maps"], ["stage_2"]), *subsample("images", "maps")][::-1]
+    model = network(nodes, {"images": IMAGE}, {"maps": HEAT, "stage_2": HEAT})
+    with pytest.raises(ModelError, match=r'maps and stage_2 would fit the spec.*"output": "stage_2"'):
         adapt(model, PLAIN)
 
 

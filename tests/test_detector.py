@@ -103,6 +103,12 @@ def test_options_win_over_the_spec(model: Path, options: dict[str, Any], scores:
         np.testing.assert_array_equal(detector.detect(FRAME).scores, np.array(scores, np.float32))
 
 
+def test_scores_that_are_logits_are_refused(tmp_path: Path) -> None:
+    model = write(tmp_path / "logits.onnx", rows=[[8, 8, 16, 16, 4.5, 0]])
+    with Detector(model) as detector, pytest.raises(ModelError, match=r'a score of 4\.5.*"activation": "sigmoid"'):
+        detector.detect(FRAME)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -275,8 +275,30 @@ def test_further_inputs_become_constants() -> None:
         adapt_detector(
             model, spec("custom", outputs=dict(fields.outputs), constants={**constants, "im_shape": [2, 4, 1]})
         )
+    same = rows_of(model, spec("custom", outputs=dict(fields.outputs), constants={**constants, "im_shape": [3]}))
+    np.testing.assert_array_equal(same[0, :, 4], [3.75, 3.75])  # one value for all
     with pytest.raises(ModelError, match="constants names the input 'size'"):
         adapt_detector(model, spec("custom", outputs=dict(fields.outputs), constants={**constants, "size": [2]}))
+
+
+def test_a_mask_of_the_picture_has_its_open_sizes() -> None:
+    """As DETR's pixel_mask: (batch, height, width), which the picture fixes."""
+    image = ["batch", 3, "height", "width"]
+    mask = helper.make_tensor_value_info("pixel_mask", TensorProto.INT64, ["batch", "height", "width"])
+    model = detector({"boxes": BOXES, "scores": array([0.25, 0, 0], [0, 0.75, 0])}, image=image, batch="batch")
+    model.graph.input.append(mask)
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", ["pixel_mask"], ["float_mask"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", ["float_mask"], ["largest"], axes=[2], keepdims=1),
+            helper.make_node("ReduceSum", ["largest", "axis"], ["sides"], keepdims=1),
+            helper.make_node("Mul", ["scores", "sides"], ["masked"]),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axis"))
+    model.graph.output[1].name = "masked"
+    fields = spec("custom", outputs={"boxes": "boxes", "scores": "masked"}, constants={"pixel_mask": [1]})
+    np.testing.assert_array_equal(rows_of(model, fields, pictures=2)[1, :, 4], [0.25 * HEIGHT, 0.75 * HEIGHT])
 
 
 # What holds of all ------------------------------------------------------------------------------------
@@ -333,6 +355,24 @@ ROWS = np.zeros((1, 10, 7), np.float32)
     ("outputs", "fields", "message"),
     [
         ({"a": ROWS, "b": ROWS}, {"format": "yolov8"}, r'has a float32.*b float32.*"outputs": \{"rows": "a"\}'),
+        (
+            {"a": np.zeros((1, 27, 4, 8), np.float32), "b": np.zeros((1, 27, 2, 4), np.float32)},
+            {"format": "yolov5"},
+            r"raw maps of a detector, one for each level.*not supported\. Export",
+        ),
+        (
+            {"a": np.zeros((1, 42, 3 + 32), np.float32)},
+            {"format": "yolov8"},
+            r"distributions over 8 bins.*not supported",
+        ),
+        ({"a": np.zeros((1, 42, 8), np.float32)}, {"format": "yolov8"}, r'"format": "yolov5", or "yolox"'),
+        ({"a": np.zeros((1, 7, 42), np.float32)}, {"format": "yolov5"}, r'"format": "yolov8" fits'),
+        ({"a": np.zeros((1, 42, 6), np.float32)}, {"format": "yolov5"}, r'"format": "end2end" fits'),
+        (
+            {"logits": np.zeros((1, 9, 4), np.float32), "pred_boxes": np.zeros((1, 9, 4), np.float32)},
+            {"format": "rtdetr"},
+            r'"background": -1.*format detr',
+        ),
         ({"a": ROWS}, {"format": "mmdeploy"}, r"in the role rows is dets.*outputs are a float32 \(1, 10, 7\)"),
         ({"a": ROWS}, {"format": "rtdetr"}, r"is logits or pred_logits"),
         ({"a": ROWS}, {"format": "yolov8"}, r'other way round: say "transposed": \[\]'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,10 +17,11 @@ import numpy as np
 import pytest
 from stream_items import grey_frame, make_item
 
-from edgepose import record
+from edgepose import frame_clock, record
 from edgepose.errors import EdgePoseError, InputError
+from edgepose.frame_clock import FrameClock
 from edgepose.media import VideoReader
-from edgepose.record import FrameClock, JsonLines, VideoRecorder, check_output, host_frame
+from edgepose.record import JsonLines, VideoRecorder, check_output, host_frame
 
 
 def record_all(path: Path, items: list, *, fps: float | None = None) -> record.VideoRecord:
@@ -69,8 +71,8 @@ def test_a_clock_that_was_set_back_and_a_long_pause_begin_a_new_file() -> None:
     clock = FrameClock(25)
     assert clock.copies(10.0) == 1
     assert clock.copies(9.0 - 0.01) is None
-    assert clock.copies(10.0 + record.MAX_GAP) > 1
-    assert clock.copies(10.0 + 2 * record.MAX_GAP + 0.01) is None
+    assert clock.copies(10.0 + frame_clock.MAX_GAP) > 1
+    assert clock.copies(10.0 + 2 * frame_clock.MAX_GAP + 0.01) is None
 
 
 # Videos
@@ -101,7 +103,7 @@ def test_uneven_frames_get_30_a_second_and_play_in_real_time(tmp_path: Path) -> 
     assert (done.fps, done.frames, done.left_out) == (30.0, 40, 0)
     with VideoReader(done.paths[0]) as reader:
         # The first frame's time to the last one's, and that frame itself; up to SKEW frames behind.
-        assert abs(reader.count - (1 + 30 * (times[-1] - times[0]))) <= record.SKEW
+        assert abs(reader.count - (1 + 30 * (times[-1] - times[0]))) <= frame_clock.SKEW
 
 
 def test_what_fills_a_gap_is_the_frame_before_it(tmp_path: Path) -> None:
@@ -315,3 +317,30 @@ def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
     (tmp_path / "out[1]-part2.mp4").write_text("")
     with pytest.raises(InputError, match="there already"):
         check_output(tmp_path / "out[1].mp4", [], overwrite=False)
+
+
+def test_an_interrupt_at_any_call_of_add_leaves_a_recording_that_closes(tmp_path: Path) -> None:
+    """As Ctrl+C may come. With queue.Queue it can be left locked, and close() waits for ever."""
+    for moment in range(1, 13):
+        calls = 0
+
+        def interrupt(frame: object, event: str, _: object) -> None:
+            nonlocal calls
+            calls += event in ("return", "c_return")
+            if calls == moment:  # noqa: B023
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        recorder = VideoRecorder(tmp_path / f"{moment}.mp4", fps=25, wait=True)
+        item = make_item()
+        with contextlib.suppress(KeyboardInterrupt):
+            sys.setprofile(interrupt)
+            try:
+                for _ in range(3):
+                    recorder.add(item.frame, item.result, item.time)
+            finally:
+                sys.setprofile(None)
+        closer = threading.Thread(target=recorder.close, daemon=True)
+        closer.start()
+        closer.join(10)
+        assert not closer.is_alive(), f"it waits after call {moment}"

@@ -193,6 +193,7 @@ def test_canonical_folds_scale_and_order_into_mean_and_std() -> None:
     values = {
         "color": "bgr", "layout": "nhwc", "scale": 1 / 255, "mean": [0.4, 0.45, 0.5], "std": [0.2, 0.25, 0.3],
         "heatmap_layout": "nhwc", "output": "heat", "heatmap_channels": [1, 3],
+        "activation": "sigmoid",
     }  # fmt: skip
     spec = foreign(**values)
     assert ModelSpec.from_json(spec.to_json()) == spec
@@ -205,6 +206,12 @@ def test_canonical_folds_scale_and_order_into_mean_and_std() -> None:
         theirs = (level * spec.scale - spec.mean[bgr]) / spec.std[bgr]
         # float64 rounds each of three operations; worst seen 9e-16
         np.testing.assert_allclose((level - canonical.mean[rgb]) / canonical.std[rgb], theirs, atol=1e-14)
+
+
+def test_openposes_normalisation_is_no_mistake() -> None:
+    """level / 256 - 0.5: a std of 1 says that there is none, whatever the scale."""
+    canonical = foreign(scale=1 / 256, mean=[0.5] * 3, std=[1, 1, 1]).canonical()
+    assert (canonical.mean, canonical.std) == ((128, 128, 128), (256, 256, 256))
 
 
 def test_canonical_is_exact_where_the_scale_is_one() -> None:
@@ -226,6 +233,9 @@ def test_canonical_is_exact_where_the_scale_is_one() -> None:
         ({"heatmap_channels": [-1, 0]}, "from 0 on"),
         ({"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}, '"scale": 0.00392156862745098 as well'),
         ({"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, "are those of levels 0-1"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [1, 1, 1]}, "are those of levels 0-1"),
+        ({"mean": [0, 0, 0], "std": [1 / 255] * 3}, "are those of levels 0-1"),
+        ({"activation": "softmax"}, "activation must be one of none, sigmoid"),
         ({"scale": 1 / 255}, "in units of level .* scale"),
         ({"scale": 1 / 255, "mean": [0, 0, 0]}, "in units of level .* scale"),
         ({"color": "bgr"}, r"in the order blue, green, red, ImageNet's as \(103.53, 116.28, 123.675\)"),

@@ -214,19 +214,27 @@ def test_a_source_that_fails_beside_one_that_works(model: Path, clip: Path, tmp_
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_it_ends_cleanly_when_interrupted(model: Path, long_clip: Path, tmp_path: Path) -> None:
+    """By Ctrl-C; the next test is by SIGTERM, of a process of its own."""
     jsonl, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
-    process = start(
+
+    def interrupt() -> None:
+        until(lambda: jsonl.exists() and len(jsonl.read_bytes().splitlines()) >= 5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    before = signal.getsignal(signal.SIGINT)
+    result = run(
         *(long_clip, "-m", model, "--boxes", BOX, "--policy", "newest"),
         *("--jsonl", jsonl, "--save", video, "--view", "--port", 0),
     )
-    until(lambda: jsonl.exists() and len(jsonl.read_bytes().splitlines()) >= 5)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=WITHIN)
-    assert process.returncode == 0, stderr
-    assert "Traceback" not in stderr
+    interrupter.join()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert result.exit_code == 0, result.output
+    assert "Traceback" not in result.stderr
     lines = read_lines(jsonl)
-    assert f"stopped, {len(lines)} frame" in stdout
-    assert f"results {jsonl}: {len(lines)} lines" in stdout
+    assert f"stopped, {len(lines)} frame" in result.stdout
+    assert f"results {jsonl}: {len(lines)} lines" in result.stdout
     with VideoReader(video) as reader:
         assert len(list(reader)) >= 5
 

@@ -264,6 +264,11 @@ def test_the_label_chooses_the_channels(tmp_path: Path, detector: Path) -> None:
         assert (result.scores[warm] > 0.5).tolist() == [True, True, False]
         assert (result.scores[cool] == 0).all()  # the model has no such category: the box stays, without landmarks
         same(result[warm], predictor.predict(FRAME, result.boxes[[warm]], categories=["warm"]))
+        again = predictor.predict(FRAME, result.boxes, categories=result.categories)  # as a tracker asks
+        np.testing.assert_array_equal(again.scores, result.scores)
+        np.testing.assert_array_equal(again.keypoints[again.scores > 0], result.keypoints[again.scores > 0])
+        with pytest.raises(InputError, match="no category 'hat'; it has warm, blue"):
+            predictor.predict(FRAME, [BOX], categories=["hat"])
         objects = result.to_dict()["objects"]
         assert [len(item["keypoints"]) for item in objects] == [{"warm": 2, "cool": 0}[c] for c in result.categories]
 

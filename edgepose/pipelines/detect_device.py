@@ -19,7 +19,7 @@ from edgepose.kernels._call import FRAME, HEADER, detections_size, detections_vi
 from edgepose.kernels._plan import CropGeometry
 from edgepose.kernels.cuda import prepare_letterbox, prepare_plan_crops, prepare_select_detections
 from edgepose.pipelines.buckets import covering_runs
-from edgepose.pipelines.detection import Found, kept_labels
+from edgepose.pipelines.detection import Found, check_scores, kept_labels
 from edgepose.pipelines.device_frames import FrameView, read_frame
 from edgepose.pipelines.protocol import DetectorModel
 from edgepose.pipelines.session import Session, cuda_errors
@@ -181,10 +181,12 @@ class DeviceDetection:
     def found(self, chunk: DetectedChunk) -> list[Found]:
         """The detections of each frame, copied; the GPU has finished."""
         counts, detections = detections_views(chunk.found, chunk.frames, self._settings.max_detections)
-        return [
+        found = [
             (own["box"].copy(), own["score"].copy(), own["label"].copy())
             for own in (detections[frame, : counts[frame]] for frame in range(chunk.count))
         ]
+        check_scores(found, self._spec)
+        return found
 
     def _runs(self, frames: int) -> list[slice]:
         return covering_runs(frames, self.engine.min_batch, self.engine.max_batch)

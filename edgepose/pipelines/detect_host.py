@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgepose import geometry
 from edgepose.frames import as_bgr
 from edgepose.kernels import reference
-from edgepose.pipelines.detection import DetectionSettings, Found, kept_labels
+from edgepose.pipelines.detection import DetectionSettings, Found, check_scores, kept_labels
 
 if TYPE_CHECKING:
     from edgepose.detector_spec import DetectorSpec
@@ -89,4 +89,5 @@ class HostDetection:
                     keep=self._keep,
                 )
             )
+        check_scores(found, spec)
         return found

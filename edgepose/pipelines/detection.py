@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose.errors import ModelError
+
 if TYPE_CHECKING:
     from edgepose.detector_spec import DetectorSpec
 
-__all__ = ["DetectionSettings", "Found", "joined", "kept_labels"]
+__all__ = ["DetectionSettings", "Found", "check_scores", "joined", "kept_labels"]
+
+HIGHEST_SCORE = 1.01  # float16 rounds to a little above 1
 
 # Of one frame, best first: boxes (n, 4) float32 xyxy, frame px, clipped to the frame; scores (n,) float32; labels (n,)
 # int32, numbers of the detector's categories.
@@ -42,6 +46,21 @@ def kept_labels(spec: DetectorSpec, settings: DetectionSettings) -> NDArray[np.b
     """(C,) which labels count: those that have a name, and that ``keep`` keeps. A label of C and above never does."""
     named = np.array([bool(name) for name in spec.category_names], bool)
     return named if settings.keep is None else named & np.array(settings.keep, bool)
+
+
+def check_scores(found: Sequence[Found], spec: DetectorSpec) -> None:
+    """Scores above 1 are logits, or something else than scores: the spec reads the network's output wrongly.
+
+    Raises:
+        ModelError: there are some.
+    """
+    highest = max((float(scores[0]) for _, scores, _ in found if len(scores)), default=0.0)  # the best come first
+    if highest > HIGHEST_SCORE:
+        raise ModelError(
+            f"the detector {spec.name!r} found something with a score of {highest:.3g}, and scores are 0..1: its spec "
+            'reads its outputs wrongly. If its scores are logits, say "activation": "sigmoid" (or "softmax"); else '
+            "correct format, columns or outputs"
+        )
 
 
 def joined(

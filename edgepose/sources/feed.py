@@ -311,7 +311,8 @@ class Feed:
             time = self._time(captured, arrived)
             self._busy = True
         in_charge = True
-        if self.newest and not live and captured.time is not None:
+        paced = self.source.kind not in ("iterator", "callable")  # those come at a pace of their own, whatever it is
+        if self.newest and not live and paced and captured.time is not None:
             if self._origin is None:
                 self._origin = arrived - time
             in_charge = self._pause(attempt, self._origin + time)

@@ -20,7 +20,16 @@ WHOLE = (1.0, 1.0, 0.0, 0.0)  # the frame is the input
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def by_loops(rows: np.ndarray, placement: Any, frame_size: Any, min_score: float, nms_iou: Any, most: int, keep: Any, agnostic: bool):  # fmt: skip
+def by_loops(
+    rows: np.ndarray,
+    placement: Any,
+    frame_size: Any,
+    min_score: float,
+    nms_iou: Any,
+    most: int,
+    keep: Any,
+    agnostic: bool,
+) -> Any:
     """The definition, a row at a time, in the twin's float32."""
     scale, offset = np.float32(placement[:2]), np.float32(placement[2:])
     found = []
@@ -38,7 +47,9 @@ def by_loops(rows: np.ndarray, placement: Any, frame_size: Any, min_score: float
     kept: list[Any] = []
     limit = None if nms_iou is None else np.float32(nms_iou)
     for one in sorted(found)[:MAX_CANDIDATES]:
-        if len(kept) < most and not (limit is not None and any(overlap(one, other, agnostic) > limit for other in kept)):
+        if len(kept) < most and not (
+            limit is not None and any(overlap(one, other, agnostic) > limit for other in kept)
+        ):
             kept.append(one)
     boxes, scores, labels = ([one[i] for one in kept] for i in (2, 3, 4))
     return np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int32)

@@ -148,8 +148,8 @@ def test_a_rotated_video_is_upright(backend: Any, ffmpeg: Callable[..., None], t
     raw = tmp_path / "frames.raw"
     ffmpeg("-i", upright, "-pix_fmt", "bgr24", "-f", "rawvideo", raw)
     expected = np.fromfile(raw, np.uint8).reshape(-1, 64, 48, 3)  # ffmpeg turns it by itself
-    # Levels; ffmpeg turns before it interpolates the chroma, the others after. Seen: 6; turned the wrong way: 100
-    assert np.abs(turned[0].frame.astype(int) - expected[0]).mean() < 15
+    # Levels; a build that turns before it interpolates the chroma may differ. Seen: 0; turned the wrong way: 100
+    assert np.abs(turned[0].frame.astype(int) - expected[0]).mean() < 5
     assert any(np.array_equal(turned[0].frame, np.rot90(plain[0].frame, turns)) for turns in (1, -1))
 
 
@@ -173,7 +173,7 @@ def test_ten_bits_and_odd_sides(backend: Any, ffmpeg: Callable[..., None], tmp_p
     captured, _ = read_all(video, backend=backend)
     assert len(captured) == 5
     assert captured[0].frame.shape == (49, 65, 3)
-    # BGR of 4080c0 after 10-bit YCbCr and the codec; seen: 2 levels
+    # BGR of 4080c0 after 10-bit YCbCr and the codec; seen: 1 level
     assert np.abs(captured[0].frame.reshape(-1, 3).mean(0) - (0xC0, 0x80, 0x40)).max() < 4
 
 

@@ -100,7 +100,7 @@ def test_latency_of_a_recording_leaves_out_how_far_the_reader_runs_ahead(predict
     with Stream(predictor, clip, tracking=False) as stream:
         wait_for(lambda: stream.stats.read == 3)  # its queue is full
         time.sleep(0.5)
-        assert next(stream).latency < 400  # ms; from the hand over it would be above 500. Seen: 0.2
+        assert next(stream).latency < 400  # ms; from the hand over it would be above 500. Seen: 0.4
         assert stream.stats.latency["queue"].p99 < 400
 
 
@@ -118,6 +118,14 @@ def test_newest_drops_and_counts_the_older_ones(predictor: FakePredictor) -> Non
         assert next(stream).index == 5
         assert (stream.stats.dropped, stream.stats.delivered) == (4, 2)
         gate.let()
+
+
+def test_an_iterator_comes_at_its_own_pace_whatever_its_times_say(predictor: FakePredictor) -> None:
+    source = ((numbered(number), 1000.0 * number) for number in range(3))
+    begin = time.monotonic()
+    with Stream(predictor, source, policy="newest", tracking=False) as stream:
+        assert [item.time for item in stream][-1] == 2000.0
+    assert time.monotonic() - begin < 10  # a recording would take its 2000 s
 
 
 def test_every_blocks_the_reader_when_the_queue_is_full(predictor: FakePredictor) -> None:
@@ -180,7 +188,7 @@ def test_eight_sources_of_different_rates_each_get_their_share() -> None:
     for source in range(4):  # all that they gave, but for 3 in the queue, 2 under way and 1 not yet delivered
         assert stats.sources[source].read - counts[source] <= 6
     fast = counts[4:]
-    # Equal, but for rounds that a thread missed because the machine ran something else. Seen: 109 to 112.
+    # Equal, but for rounds that a thread missed because the machine ran something else. Seen: 102 to 108.
     assert min(fast) >= 0.8 * max(fast)
     assert min(fast) >= max(counts[:4])  # nobody gets more than the endless ones
     assert all(len({number_of(frame) % 8 for frame in call[0]}) == len(call[0]) for call in predictor.calls)
@@ -201,7 +209,7 @@ def test_max_batch_starves_no_source_that_always_has_a_newer_frame() -> None:
         wait_for(lambda: all(source.read for source in stream.stats.sources))
         counts = Counter(next(stream).source for _ in range(80))
     assert all(len(call[0]) == 1 for call in predictor.calls)
-    assert min(counts.values()) >= 15  # 20 each; a camera that had no new frame yet misses a turn. Seen: 18 to 21
+    assert min(counts.values()) >= 15  # 20 each; a camera that had no new frame yet misses a turn. Seen: 20 each
 
 
 def test_a_source_that_hangs_delays_no_other(predictor: FakePredictor) -> None:

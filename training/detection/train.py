@@ -30,6 +30,7 @@ FROZEN = 3  # stages of the backbone that keep ImageNet's weights
 RENDERS = 2600  # rendered cut-outs, 200 of each type
 
 
+MIX = SceneMix(photo=0.38, mosaic=0.18, laid=0.28, worn=0.1, empty=0.06, rendered=0.4)
 # Coarse first: a step at 192 px costs 0.56 of one at 256, and what a garment is, is learnt there
 STAGES = (
     DetectionStage(size=192, steps=900, evaluate_every=150),
@@ -39,9 +40,19 @@ STAGES = (
         learning_rate=7e-4,
         warmup_steps=30,
         average=0.995,
-        mix=SceneMix(photo=0.38, mosaic=0.18, laid=0.28, worn=0.1, empty=0.06, rendered=0.4),
+        mix=MIX,
         evaluate_every=160,
         seed=1,
+    ),
+    DetectionStage(
+        size=256,
+        steps=280,
+        learning_rate=4e-4,
+        warmup_steps=20,
+        average=0.995,
+        mix=MIX,
+        evaluate_every=140,
+        seed=2,
     ),
 )
 

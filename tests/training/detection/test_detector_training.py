@@ -22,17 +22,20 @@ from edgepose.detector_spec import DetectorSpec
 from edgepose.errors import InputError, ModelError
 from edgepose.media import read_photo
 from edgepose.modelfile import ModelFile
+from edgepose.models import find_detector
 from edgepose.training.detection import export, garments, trainer
 from edgepose.training.detection.export import detector_spec, export_detector
 from edgepose.training.detection.garments import GARMENT_TYPES
 from edgepose.training.detection.inference import detect
 from edgepose.training.detection.labels import load_labelled_boxes
+from edgepose.training.detection.metrics import box_overlaps
 from edgepose.training.detection.network import GarmentDetector
 from edgepose.training.detection.train import train_garment_detector
 from edgepose.training.detection.trainer import DetectionStage, folded
 from edgepose.training.export import ExportReport
 from edgepose.training.schedule import Execution
 from edgepose.training.synthesize import synthesize
+from edgepose.training.synthetic import render_garment
 
 STAGE = DetectionStage(size=64, steps=4, batch_size=2, warmup_steps=1, evaluate_every=2)
 EXECUTION = Execution(device="cpu", workers=0, save_every=1)
@@ -274,3 +277,19 @@ def test_the_evaluation_command(exported: ExportReport, data: Path, tmp_path: Pa
     assert 0 <= document["ap_any_category"] <= 1
     assert set(document["ap"]) <= set(GARMENT_TYPES)
     assert document["detector"]["sha256"]
+
+
+def test_the_bundled_detector() -> None:
+    path = find_detector("garment-detector")
+    assert path.stat().st_size <= 8e6
+    with Detector(path) as detector:
+        spec = detector.spec
+        assert spec.category_names == GARMENT_TYPES
+        assert spec.metrics["mAP@0.5"] > 0.5
+        assert spec.license == "Apache-2.0"
+        found = 0
+        for seed in range(8):
+            sample = render_garment(np.random.default_rng((11, seed)), (300, 400), garment_type="trousers")
+            detections = detector.detect(sample.image)
+            found += bool(len(detections)) and box_overlaps(detections.boxes[:1], sample.box[None])[0, 0] > 0.5
+    assert found >= 6  # seen: 8
