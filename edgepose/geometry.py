@@ -326,9 +326,9 @@ def letterbox_placement(
 
     Raises InputError for sizes that are not whole numbers of at least 1, or a resize that there is not.
     """
-    sizes = (_check_size(name, size, "msra") for name, size in (("frame_size", frame_size), ("input_size", input_size)))
+    frame, picture = _check_size("frame_size", frame_size, "msra"), _check_size("input_size", input_size, "msra")
     try:
-        return locate(*sizes, resize)
+        return locate(frame, picture, resize)
     except ValueError as error:
         raise InputError(str(error)) from None
 

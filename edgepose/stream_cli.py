@@ -166,7 +166,8 @@ def stream(
                 pass
         failed = [source.name for source in running.stats.sources if source.state == "failed"]
     if failed:
-        messages.print(f"[bold red]{len(failed)} of {len(sources)} sources failed:[/]", escape(", ".join(failed)))
+        names = escape(", ".join(failed))
+        messages.print(f"[bold red]{len(failed)} of {len(sources)} sources failed:[/]", names, soft_wrap=True)
         raise typer.Exit(1)
 
 

@@ -115,7 +115,7 @@ def evaluate(
         **({"compared_with": file_facts(_model_path(compare))} if compare else {}),
         "data": file_facts(annotations),
         "options": {"flip_test": flip_test, "boxes": boxes.value, "thresholds": list(levels)},
-        "versions": {**{name: version_of(name) for name in PACKAGES}, "python": platform.pythonversion_of()},
+        "versions": {**{name: version_of(name) for name in PACKAGES}, "python": platform.python_version()},
     }  # fmt: skip
     document = report.to_json(summary, own, facts=facts, differences=differences)
     _write(document, evaluation, own, output, json_file, title=title)

@@ -243,7 +243,7 @@ PLANTED = {
     "a picture's size rounded down": (LETTERBOX, PLACEMENT, "up = false", "up = resize != LETTERBOX_CORNER"),
     "of equals the higher row": (SELECT, "static_cast<unsigned>(-row)", "static_cast<unsigned>(row)"),
     "boxes without an area": (SELECT, "detection.box[0] <= detection", "detection.box[0] < detection"),
-    "labels suppress each other": (SELECT, "true &&\n", "detection.label == kinds[i] &&\n"),
+    "labels suppress each other": (SELECT, "(true) &&\n", "(class_agnostic || detection.label == kinds[i]) &&\n"),
     "what is dropped drops others": (SELECT, "if (false) continue;", "if (dropped[i]) continue;"),
     "one more than there is room for": (SELECT, "kept <= most; ++i", "kept < most; ++i"),
     "of the best too few": (SELECT, "total = CANDIDATES / 2;", "total = CANDIDATES;"),

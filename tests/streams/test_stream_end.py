@@ -173,7 +173,8 @@ def test_stop_lets_what_is_under_way_come(predictor: FakePredictor) -> None:
 def test_an_iterator_that_blocks_hangs_neither_close_nor_the_process(tmp_path: Path) -> None:
     script = tmp_path / "blocks.py"
     script.write_text(
-        "import sys, threading, time\n"
+        "import signal, sys, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job begins without
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from stream_fakes import FakePredictor\n"
         "from edgepose.stream import Stream\n"
@@ -283,7 +284,8 @@ def test_a_forked_process_leaves_the_stream_alone(predictor: FakePredictor) -> N
 def test_ctrl_c_while_it_waits_ends_the_process_at_once(tmp_path: Path) -> None:
     script = tmp_path / "waits.py"
     script.write_text(
-        "import sys, threading, time\n"
+        "import signal, sys, threading, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job begins without
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from stream_fakes import FakePredictor, numbered\n"
         "from edgepose.stream import Stream\n"
