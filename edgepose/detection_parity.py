@@ -31,6 +31,7 @@ from edgepose.crops import Crops
 from edgepose.errors import EngineError, ModelError
 from edgepose.jsonfields import kind, mapping_of, one_of, read_dataclass
 from edgepose.kernels import reference as twins
+from edgepose.kernels._detections import MAX_CANDIDATES
 from edgepose.parity import Scope
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def judge_detections(
         ModelError: the rows' shape is not that of a detector adapted by edgepose.
     """
     _check_rows(rows, spec)
-    every = replace(spec, nms_iou=None, class_agnostic=False, max_detections=rows.shape[1])
+    every = replace(spec, nms_iou=None, class_agnostic=False, max_detections=min(rows.shape[1], MAX_CANDIDATES))
     pool = _select(rows, (1 - SLACK) * reference.min_score, every)
     ours, theirs = _pair(reference, pool)
     distances = np.abs(reference.boxes[ours].astype(float) - pool.boxes[theirs]).reshape(-1)

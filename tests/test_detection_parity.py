@@ -43,6 +43,10 @@ def test_equal_rows_have_no_problems() -> None:
     assert DetectionReport.from_dict(found.to_dict()) == found
 
 
+def test_a_detector_may_have_more_candidates_than_a_spec_may_keep() -> None:
+    assert report(np.pad(rows(), ((0, 0), (0, 1340), (0, 0)))).problems() == ()
+
+
 def test_differences_are_in_px_and_of_the_highest_score() -> None:
     candidate = rows()
     candidate[0, 1, 2] += 0.5
