@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepose.boxes import BoxSource
 from edgepose.errors import InputError
 from edgepose.models import bundled_models
 
 if TYPE_CHECKING:
+    from edgepose.boxes import BoxSource
     from edgepose.detector import Detector
 
 __all__ = [
@@ -80,6 +80,8 @@ def choose_boxes(
         raise InputError("--detector-spec describes a detector: pass its file with --detector")
     if detector is None and not boxes and not whole_image and model in bundled_models():
         detector = DEFAULT_DETECTOR
+    from edgepose.boxes import BoxSource
+
     source = BoxSource.from_options(boxes or [], whole_image=whole_image, detected=detector is not None)
     if detector is None:
         return source, None

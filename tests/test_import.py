@@ -37,6 +37,11 @@ def test_public_parts_load_neither_torch_nor_an_engine(code: str) -> None:
     assert run(f"{code}\nimport sys; print([n for n in {heavy} if n in sys.modules])").strip() == "[]"
 
 
+def test_the_command_line_answers_before_it_loads_numpy() -> None:
+    heavy = ("numpy", "cv2", "onnx", "scipy")
+    assert run(f"import edgepose.cli, sys; print([n for n in {heavy} if n in sys.modules])").strip() == "[]"
+
+
 def test_import_is_fast() -> None:
     # The promise is 0.3 s on top of Python's own start. Nothing but the standard library is loaded, so it takes about
     # 0.01 s here; the median of five keeps a busy machine from failing the test.
