@@ -50,10 +50,14 @@ class GivenPart:
     owners: NDArray[np.int32]
     categories: Sequence[tuple[str, ...]]
 
-    def results(self, spec: ModelSpec, sizes: Sequence[tuple[int, int]]) -> dict[int, PoseResult]:
+    def finish(self) -> Timings:
+        """Wait; how long the stages took."""
+        return Timings() if self.pending is None else self.pending.finish().timings
+
+    def results(self, spec: ModelSpec, sizes: Sequence[tuple[int, int]], timings: Timings) -> dict[int, PoseResult]:
         """By number of the frame."""
         if self.pending is None:
-            return {frame: PoseResult.empty(spec, sizes[frame]) for frame in self.frames}
+            return {frame: replace(PoseResult.empty(spec, sizes[frame]), timings=timings) for frame in self.frames}
         poses = self.pending.finish()
         results = {}
         for frame, categories in zip(self.frames, self.categories, strict=True):
@@ -64,7 +68,7 @@ class GivenPart:
                 self.boxes[rows],
                 spec,
                 sizes[frame],
-                poses.timings,
+                timings,
                 categories,
             )
         return results
@@ -84,7 +88,11 @@ class DetectedPart:
     frames: Sequence[int]
     names: Sequence[str]
 
-    def results(self, spec: ModelSpec, sizes: Sequence[tuple[int, int]]) -> dict[int, PoseResult]:
+    def finish(self) -> Timings:
+        """Wait; how long the stages took."""
+        return self.pending.finish().timings
+
+    def results(self, spec: ModelSpec, sizes: Sequence[tuple[int, int]], timings: Timings) -> dict[int, PoseResult]:
         """By number of the frame."""
         found = self.pending.finish()
         results = {}
@@ -96,7 +104,7 @@ class DetectedPart:
                 found.boxes[rows],
                 spec,
                 sizes[frame],
-                found.timings,
+                timings,
                 tuple(self.names[label] for label in found.labels[rows]),
                 found.box_scores[rows],
             )
@@ -141,24 +149,23 @@ class PendingResults:
             if self._done is None:
                 return
             try:
+                timings = self._joined([part.finish() for part in self._parts])
                 by_frame: dict[int, PoseResult] = {}
                 for part in self._parts:
-                    by_frame |= part.results(self._spec, self._sizes)
-                self._results = self._timed([by_frame[frame] for frame in range(len(self._sizes))])
+                    by_frame |= part.results(self._spec, self._sizes, timings)
+                self._results = [by_frame[frame] for frame in range(len(self._sizes))]
             except Exception as error:
                 self._error = error
             finally:
                 done, self._done, self._parts = self._done, None, ()
                 done(self)
 
-    def _timed(self, results: list[PoseResult]) -> list[PoseResult]:
-        """With the times of all parts together."""
-        stages = [result.timings for result in {id(result.timings): result for result in results}.values()]
-        total = Timings(
+    def _joined(self, stages: Sequence[Timings]) -> Timings:
+        """The times of all parts together."""
+        return Timings(
             crop=sum(item.crop for item in stages),
             network=sum(item.network for item in stages),
             decode=sum(item.decode for item in stages),
             detect=sum(item.detect for item in stages),
             total=(perf_counter() - self._started) * 1e3,
         )
-        return [replace(result, timings=total) for result in results]
