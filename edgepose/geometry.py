@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgepose.errors import InputError
-from edgepose.kernels._placement import Placement, Resize, locate
+from edgepose.kernels._placement import Placement, Resize, centre_and_scale, locate
 from edgepose.spec import Codec, ModelSpec
 
 __all__ = [
@@ -99,7 +99,7 @@ def crop_affines(
     if not angles.any():
         return _upright_affines(array, width, height, codec, enlarged)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is refused below
-        centre, scale_x, scale_y = _centre_and_scale(array, width, height, enlarged)
+        centre, scale_x, scale_y = centre_and_scale(array, width, height, enlarged)
     scales = np.stack([scale_x, scale_y], axis=1)
     affines = centre_affines(centre, scales, (width, height), codec, rotation=angles)
     _check_finite(affines, array)
@@ -149,27 +149,11 @@ def _upright_affines(
 ) -> NDArray[np.float64]:
     """(N, 2, 3) of crops without rotation."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # what is not finite is refused below
-        centre, scale_x, scale_y = _centre_and_scale(boxes, width, height, padding)
+        centre, scale_x, scale_y = centre_and_scale(boxes, width, height, padding)
         affine = _msra_affine if codec == "msra" else _udp_affine
         affines = affine(centre[:, 0], centre[:, 1], scale_x, scale_y, width, height)
     _check_finite(affines, boxes)
     return affines
-
-
-def _centre_and_scale(
-    boxes: NDArray[np.float32], width: int, height: int, padding: NDArray[np.float64] | np.float64
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """MMPose's centre (N, 2), and width and height (N,) of the enlarged box at the crop's aspect ratio."""
-    low, high = boxes[:, :2], boxes[:, 2:]
-    box_width, box_height = ((high - low) * np.float32(padding)).T
-    aspect = np.float32(width / height)
-    from_height = box_height * aspect
-    wide = box_width > from_height
-    return (
-        (low + high) * np.float32(0.5),
-        np.where(wide, box_width, from_height),
-        np.where(wide, box_width / aspect, box_height),
-    )
 
 
 def _check_finite(affines: NDArray[np.float64], boxes: NDArray[np.float32]) -> None:

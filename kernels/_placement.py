@@ -1,11 +1,14 @@
-"""Where a resized frame lies in a detector's input; ``placement.cuh`` computes the same."""
+"""Where a resized frame lies in a detector's input (``placement.cuh`` computes the same), and a box in its crop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["RESIZES", "Picture", "Placement", "Resize", "check_resize", "locate", "picture_of"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["RESIZES", "Picture", "Placement", "Resize", "centre_and_scale", "check_resize", "locate", "picture_of"]
 
 Resize = Literal["letterbox", "letterbox_corner", "stretch"]
 RESIZES: tuple[Resize, ...] = ("letterbox", "letterbox_corner", "stretch")  # by their numbers in placement.cuh
@@ -70,3 +73,22 @@ def locate(frame_size: Sequence[int], input_size: Sequence[int], resize: Resize)
     picture = picture_of(frame_size, input_size, resize)
     scale_x, scale_y = picture.width / frame_size[0], picture.height / frame_size[1]
     return scale_x, scale_y, float(picture.left), float(picture.top)
+
+
+def centre_and_scale(
+    boxes: NDArray[np.float32],  # (N, 4) xyxy, frame px
+    width: int,
+    height: int,
+    padding: Any,  # a number: the box is enlarged so many times
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """MMPose's centre (N, 2), and width and height (N,) of the enlarged box at the aspect ratio of a crop."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    box_width, box_height = ((high - low) * np.float32(padding)).T
+    aspect = np.float32(width / height)
+    from_height = box_height * aspect
+    wide = box_width > from_height
+    return (
+        (low + high) * np.float32(0.5),
+        np.where(wide, box_width, from_height),
+        np.where(wide, box_width / aspect, box_height),
+    )

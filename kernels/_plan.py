@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ._call import DETECTION, FRAME, INSTANCE
 from ._crop import Sampling, check_sampling, check_size
 from ._crop import plan_crops as plan_affines
+from ._placement import centre_and_scale
 
 __all__ = ["CropGeometry", "check_geometry", "check_model", "plan_crops", "upright_inverses"]
 
@@ -135,13 +136,8 @@ def upright_inverses(
     width, height = geometry.input_size
     inverses = np.zeros((len(boxes), 2, 3))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-        low, high = boxes[:, :2], boxes[:, 2:]
-        cx, cy = ((low + high) * np.float32(0.5)).T
-        box_width, box_height = ((high - low) * np.float32(geometry.padding)).T
-        aspect = np.float32(width / height)
-        from_height = box_height * aspect
-        wide = box_width > from_height
-        scales = np.where(wide, box_width, from_height), np.where(wide, box_width / aspect, box_height)
+        centre, *scales = centre_and_scale(boxes, width, height, geometry.padding)
+        cx, cy = centre.T
         if geometry.codec == "msra":
             side = (cx + scales[0].astype(np.float64) * -0.5).astype(np.float32)
             third = cy + (cx - side)

@@ -195,7 +195,7 @@ def test_the_short_ways_give_the_long_ones_bits(codec: str, size: tuple[int, int
     corner = rng.uniform(-3000, 6000, (2000, 2))
     boxes = geometry.validate_boxes(np.concatenate([corner, corner + np.exp(rng.uniform(-2, 9, (2000, 2)))], axis=1))
     affines = geometry.crop_affines(boxes, size, codec)
-    centre, width, height = geometry._centre_and_scale(boxes, *size, np.float64(1.25))
+    centre, width, height = geometry.centre_and_scale(boxes, *size, np.float64(1.25))
     rotated = geometry._rotated_msra_affine if codec == "msra" else geometry._rotated_udp_affine
     np.testing.assert_array_equal(affines, rotated(centre, np.stack([width, height], 1), np.zeros(len(boxes)), *size))
     spec = painter_spec(codec, input_size=size)
