@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 
 from edgepose.crops import Crops
 from edgepose.errors import EngineError, ModelError
-from edgepose.jsonfields import kind, mapping_of, one_of, read_dataclass
+from edgepose.jsonfields import kind, mapping_of, one_of
 from edgepose.kernels import reference as twins
 from edgepose.kernels._detections import MAX_CANDIDATES
 from edgepose.parity import Scope
+from edgepose.parity_fields import ReportFields
 
 if TYPE_CHECKING:
     from edgepose.detector_spec import DetectorSpec
@@ -70,7 +71,7 @@ DETECTION_LIMITS = DetectionLimits()
 
 
 @dataclass(frozen=True)
-class DetectionReport:
+class DetectionReport(ReportFields):
     """A candidate's detections beside the float32 model's; see the module for what counts.
 
     Attributes:
@@ -114,39 +115,18 @@ class DetectionReport:
         """What is beyond the limits, in words; empty: nothing."""
         if self.detections == 0:
             return ("the float32 model finds no detection that could be compared",)
-        checks = (
-            (self.not_finite, 0, f"{self.not_finite} values of the rows are NaN or infinite"),
-            (self.px_median, limits.px_median, f"median error {self.px_median:.3g} px (limit {limits.px_median:g})"),
-            (self.px_p99, limits.px_p99, f"99 % within {self.px_p99:.3g} px (limit {limits.px_p99:g})"),
+        own = (
             (
                 self.unmatched,
                 max(1, limits.unmatched * self.detections),  # one of few detections is chance
                 f"{self.unmatched} detections have no partner, of {self.detections} (limit "
                 f"{100 * limits.unmatched:g} %)",
             ),
-            (
-                self.score_error,
-                limits.score_error,
-                f"scores differ by {100 * self.score_error:.3g} % (limit {100 * limits.score_error:g} %)",
-            ),
         )
-        return tuple(text for value, limit, text in checks if not value <= limit)  # NaN is a problem
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; ``from_dict``'s inverse."""
-        return {**asdict(self), "convolutions": dict(self.convolutions)}
-
-    @classmethod
-    def from_dict(cls, data: Any) -> DetectionReport:
-        """Read a report.
-
-        Raises:
-            FieldError: a key is missing or unknown, or a value of the wrong kind.
-        """
-        return read_dataclass(cls, data, _REPORT)
+        return self._beyond(limits, f"{self.not_finite} values of the rows are NaN or infinite", own)
 
 
-_REPORT = {
+DetectionReport.READERS = {
     "scope": one_of(*get_args(Scope)),
     "source": kind(str),
     **dict.fromkeys(("crops", "detections", "unmatched", "not_finite"), kind(int)),

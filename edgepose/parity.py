@@ -20,7 +20,7 @@ report of their own, :mod:`edgepose.detection_parity`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -31,8 +31,9 @@ from edgepose import geometry
 from edgepose.crops import Crops
 from edgepose.errors import EngineError, ModelError
 from edgepose.files import write_atomically
-from edgepose.jsonfields import kind, mapping_of, one_of, read_dataclass
+from edgepose.jsonfields import kind, mapping_of, one_of
 from edgepose.kernels import reference as twins
+from edgepose.parity_fields import ReportFields
 from edgepose.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ LIMITS = Limits()
 
 
 @dataclass(frozen=True)
-class ParityReport:
+class ParityReport(ReportFields):
     """A candidate's landmarks beside the float32 model's; see the module for what counts.
 
     Attributes:
@@ -132,40 +133,19 @@ class ParityReport:
         if self.landmarks == 0:
             return ("the float32 model finds no landmark that could be compared",)
         wrong = self.jumps - self.ties
-        checks = (
-            (self.not_finite, 0, f"{self.not_finite} heatmap values are NaN or infinite"),
-            (self.px_median, limits.px_median, f"median error {self.px_median:.3g} px (limit {limits.px_median:g})"),
-            (self.px_p99, limits.px_p99, f"99 % within {self.px_p99:.3g} px (limit {limits.px_p99:g})"),
+        own = (
             (
                 wrong,
                 max(1, limits.wrong_jumps * self.landmarks),  # one of few landmarks is chance
                 f"{wrong} of {self.landmarks} landmarks are elsewhere (limit {100 * limits.wrong_jumps:g} %)",
             ),
             (limits.pck_05, self.pck_05, f"PCK@0.05 {self.pck_05:.4f} (limit {limits.pck_05:g})"),
-            (
-                self.score_error,
-                limits.score_error,
-                f"scores differ by {100 * self.score_error:.3g} % (limit {100 * limits.score_error:g} %)",
-            ),
         )
-        return tuple(text for value, limit, text in checks if not value <= limit)  # NaN is a problem
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; ``from_dict``'s inverse."""
-        return {**asdict(self), "convolutions": dict(self.convolutions)}
-
-    @classmethod
-    def from_dict(cls, data: Any) -> ParityReport:
-        """Read a report.
-
-        Raises:
-            FieldError: a key is missing or unknown, or a value of the wrong kind.
-        """
-        return read_dataclass(cls, data, _REPORT)
+        return self._beyond(limits, f"{self.not_finite} heatmap values are NaN or infinite", own)
 
 
 _NUMBER, _COUNT = kind(int, float), kind(int)
-_REPORT = {
+ParityReport.READERS = {
     "scope": one_of(*get_args(Scope)),
     "source": kind(str),
     **dict.fromkeys(("crops", "landmarks", "jumps", "ties", "not_finite"), _COUNT),
