@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,9 @@ class OnnxRuntimeEngine:
     """An ONNX model in ONNX Runtime's CPU provider; see :class:`edgepose.engines.Engine`.
 
     A foreign model (other layout or colour order, several outputs, a detector's raw output) is adapted in memory, see
-    :mod:`edgepose.adapt`; any other file is opened as it is. A model whose batch size is fixed (at 1, or at any other
-    number) works too: runs are split, the last one is filled up with zeros.
+    :mod:`edgepose.adapt`, and transposed convolutions, which ONNX Runtime runs slowly, become others
+    (:mod:`edgepose.subpixel`); any other file is opened as it is. A model whose batch size is fixed (at 1, or at any
+    other number) works too: runs are split, the last one is filled up with zeros.
 
     Args:
         path: the .onnx file.
@@ -100,7 +102,9 @@ def _open(path: Path, spec: Spec | None, threads: int | None, kind: Kind) -> tup
     """A session of the file itself, or of what :func:`edgepose.adapt.adapt` makes of it, and the spec of that."""
     onnxruntime = import_onnxruntime()
     options = session_options(onnxruntime, threads)
-    if kind == "pose" and (spec is None or (isinstance(spec, ModelSpec) and spec.is_canonical)):
+    transposed = _mentions(path, b"ConvTranspose")
+    as_it_is = kind == "pose" and (spec is None or (isinstance(spec, ModelSpec) and spec.is_canonical))
+    if as_it_is and not transposed:
         session = open_session(str(path), options, str(path))
         if spec is None:
             spec = spec_from_metadata(session.get_modelmeta().custom_metadata_map, kind, source=str(path))
@@ -115,9 +119,25 @@ def _open(path: Path, spec: Spec | None, threads: int | None, kind: Kind) -> tup
     if spec is None:
         spec = spec_from_metadata({item.key: item.value for item in model.metadata_props}, kind, source=str(path))
     adapted, canonical = adapt(model, spec, source=str(path))
+    if transposed:
+        from edgepose.subpixel import subpixel_convolutions
+
+        adapted = subpixel_convolutions(adapted)
     if adapted is model:
         return open_session(str(path), options, str(path)), canonical
-    return open_session(adapted.SerializeToString(), options, str(path)), canonical
+    del model
+    content = adapted.SerializeToString()
+    del adapted  # a ResNet-50's is 136 MB, as much as the bytes, and as much as the session will hold
+    return open_session(content, options, str(path)), canonical
+
+
+def _mentions(path: Path, word: bytes) -> bool:
+    """Whether a file holds a word: a glance that reads 100 MB in a few ms, where parsing them takes half a second."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(word) >= 0
+    except (OSError, ValueError):  # not there, not to be read, or empty, which cannot be mapped: who opens it says so
+        return False
 
 
 def open_session(model: str | bytes, options: Any, source: str) -> Any:
