@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from edgepose.parity import ParityReport
     from edgepose.pending import PendingResults
     from edgepose.predictor import Predictor
+    from edgepose.quantize import QuantizedModel, quantize_model
+    from edgepose.quantize_report import QuantizationReport
     from edgepose.result import PoseResult, Timings
     from edgepose.smooth import OneEuro, Smoother
     from edgepose.spec import ModelSpec
@@ -58,6 +60,8 @@ __all__ = [
     "PendingResults",
     "PoseResult",
     "Predictor",
+    "QuantizationReport",
+    "QuantizedModel",
     "ReconnectPolicy",
     "Smoother",
     "SourceError",
@@ -71,6 +75,7 @@ __all__ = [
     "build_engine",
     "bundled_detectors",
     "bundled_models",
+    "quantize_model",
     "whole_image_box",
 ]
 
@@ -93,6 +98,8 @@ _HOMES = {
     "PendingResults": "edgepose.pending",
     "PoseResult": "edgepose.result",
     "Predictor": "edgepose.predictor",
+    "QuantizationReport": "edgepose.quantize_report",
+    "QuantizedModel": "edgepose.quantize",
     "ReconnectPolicy": "edgepose.stream_options",
     "Smoother": "edgepose.smooth",
     "SourceError": "edgepose.errors",
@@ -105,6 +112,7 @@ _HOMES = {
     "build_engine": "edgepose.build",
     "bundled_detectors": "edgepose.models",
     "bundled_models": "edgepose.models",
+    "quantize_model": "edgepose.quantize",
     "whole_image_box": "edgepose.frames",
 }
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from edgepose.adapt import Spec
 from edgepose.build_compare import CropSource, Photos, choose_crops, compare_graphs
-from edgepose.build_model import choose_profile, choose_spec, in_precision, read_model
+from edgepose.build_model import choose_profile, choose_spec, in_precision, read_model, refuse_cpu_int8
 from edgepose.build_trt import build_network
 from edgepose.crops import Crops
 from edgepose.detection_parity import DetectionReference
@@ -122,6 +122,7 @@ def build_engine(
 
     report_to("reading the model", 0.0)
     source, sha256 = read_model(path)
+    refuse_cpu_int8(source, path)
     chosen = choose_spec(source, spec, path)
     report_to(f"converting to {precision}", 0.0)
     exact, canonical = in_precision(source, chosen, "fp32", str(path))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgepose.enginefile import BuildOptions
     from edgepose.parity import ParityReport
 
-__all__ = ["register"]
+__all__ = ["progress_bar", "register"]
 
 RENDERED = 24  # garments to compare on
 
@@ -121,7 +121,7 @@ def build(
     outcomes: list[tuple[str, BuiltEngine | EdgePoseError]] = []
     for model in found:
         try:
-            with _progress_bar(Path(model).name) as progress:
+            with progress_bar(Path(model).name) as progress:
                 built = build_engine(
                     model,
                     output,
@@ -216,7 +216,7 @@ def _rendered_garments(spec: Spec) -> Crops:
 
 
 @contextlib.contextmanager
-def _progress_bar(name: str) -> Iterator[Progress]:
+def progress_bar(name: str) -> Iterator[Progress]:
     """A bar on stderr, if that is a terminal, that starts anew with each stage."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+from onnx import TensorProto
 
 from edgepose.adapt import Spec, adapt, inputs_of, read_spec, tensor_of
 from edgepose.detector_spec import METADATA_KEY as DETECTOR_KEY
 from edgepose.enginefile import Precision
 from edgepose.engines.kinds import Kind, spec_from_metadata
-from edgepose.errors import InputError
+from edgepose.errors import InputError, ModelError
 from edgepose.modelfile import load_model
 from edgepose.precision import to_fp16, to_fp32
 from edgepose.spec import METADATA_KEY, ModelSpec
 
-__all__ = ["choose_profile", "choose_spec", "in_precision", "read_model"]
+__all__ = ["choose_profile", "choose_spec", "in_precision", "read_model", "refuse_cpu_int8"]
 
 DEFAULT_PROFILE = (1, 4, 16)
 _WEIGHTS_APART = 4  # ONNX's ir_version from which on weights need not be listed among the inputs
@@ -41,6 +42,18 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, str]:
         del model.graph.input[:]
         model.graph.input.extend(kept)
     return model, digest
+
+
+def refuse_cpu_int8(model: onnx.ModelProto, path: Path) -> None:
+    """Raise ModelError for a model as :func:`edgepose.quantize_model` writes it: TensorRT's own INT8 is another one."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and TensorProto.UINT8 in map(kinds.get, node.input):
+            raise ModelError(
+                f"{path} is quantised to INT8 for CPUs: its activations are unsigned, TensorRT's are signed. Build the "
+                "engine from the float model that it was made of (`edgepose info` names it), or run the file as it is "
+                "on the CPU"
+            )
 
 
 def choose_spec(model: onnx.ModelProto, spec: Spec | str | Path | None, path: Path) -> Spec:

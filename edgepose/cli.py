@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
+from edgepose.benchmarks.cli import register as register_bench_commands
 from edgepose.build_cli import register as register_build_command
 from edgepose.cli_options import (
     DEFAULT_MODEL,
@@ -30,6 +31,7 @@ from edgepose.cli_options import (
 from edgepose.console import console, messages, print_rows, track
 from edgepose.detect_cli import register as register_detect_command
 from edgepose.errors import EdgePoseError
+from edgepose.quantize_cli import register_quantize_command
 from edgepose.stream_cli import register as register_stream_command
 
 # The command line is where all parts meet; the library itself never imports training. No torch is loaded by this.
@@ -223,6 +225,10 @@ def _model_rows(path: Path) -> list[tuple[str, str]]:
         *(("input", line) for line in file.inputs),
         *(("output", line) for line in file.outputs),
     ]
+    if file.quantization is not None:
+        from edgepose.quantize_cli import report_rows
+
+        rows += report_rows(file.quantization)
     if file.spec is None:
         rows.append(("spec", _no_spec(file.starting_spec)))
     else:
@@ -299,8 +305,10 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+register_bench_commands(app)
 register_build_command(app)
 register_detect_command(app)
+register_quantize_command(app)
 register_stream_command(app)
 register_training_commands(app)
 

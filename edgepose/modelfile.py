@@ -16,6 +16,7 @@ from edgepose.begin_spec import begin_spec
 from edgepose.detector_spec import METADATA_KEY as DETECTOR_KEY
 from edgepose.engines.kinds import Kind, spec_from_metadata
 from edgepose.errors import ModelError
+from edgepose.quantize_report import QuantizationReport
 from edgepose.spec import METADATA_KEY
 
 __all__ = ["ModelFile", "load_model"]
@@ -31,11 +32,12 @@ class ModelFile:
         spec: from its metadata, of a pose model or of a detector; None: it has none.
         inputs, outputs: a line each: name, dtype and dimensions; a letter stands for a dynamic dimension.
         opset: of the standard operators.
-        precision: dtype of the inputs; with the weights' dtype where that differs.
+        precision: dtype of the inputs; with the weights' dtype where that differs; ``int8`` where layers compute in it.
         parameters: number of weights.
         producer: the program that wrote it.
         starting_spec: for a file without a spec that seems to give heatmaps or detections: JSON to begin one with, in
             which the sizes are the file's and the rest has to be checked; empty: nothing to begin with.
+        quantization: of a file that :func:`edgepose.quantize_model` wrote: what it did; None: any other.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class ModelFile:
     parameters: int
     producer: str
     starting_spec: str = ""
+    quantization: QuantizationReport | None = None
 
     @classmethod
     def read(cls, path: Path) -> ModelFile:
@@ -84,6 +87,7 @@ class ModelFile:
             starting_spec=""
             if spec
             else begin_spec(path.stem, inputs, graph.output) or begin_detector_spec(path.stem, model),
+            quantization=QuantizationReport.from_metadata(metadata, source=str(path)),
         )
 
 
@@ -139,4 +143,6 @@ def _precision(inputs: list[onnx.ValueInfoProto], weights: list[onnx.TensorProto
         name = _dtype(tensor.data_type)
         sizes[name] = sizes.get(name, 0) + prod(tensor.dims)
     of_weights = max(sizes, key=lambda name: sizes[name], default=of_inputs)
+    if of_weights in {"int8", "uint8"}:
+        return f"{of_weights}, input as {of_inputs}"
     return of_inputs if of_weights == of_inputs else f"{of_inputs}, weights stored as {of_weights}"

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from edgepose.detection_parity import DetectionReport
     from edgepose.enginefile import EngineInfo
 
-__all__ = ["LIMITS", "Limits", "ParityReport", "Reference", "compare", "complete", "run_in_batches"]
+__all__ = ["LIMITS", "Limits", "Matches", "ParityReport", "Reference", "compare", "complete", "match", "run_in_batches"]
 
 Scope = Literal["engine", "graph"]
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -257,22 +257,12 @@ def judge(
     convolutions: Mapping[str, int] | None = None,
 ) -> ParityReport:
     """A candidate's heatmaps beside what the float32 model found; as :func:`compare`, without its heatmaps."""
-    keypoints, cells, scores = _decode(heatmaps, spec)
-    peaks, cell = (
-        geometry.heatmap_to_crop(places, spec.codec, spec.input_size, spec.heatmap_size)
-        for places in (reference.cells, np.ones(2))
-    )
-    steps = np.abs(reference.keypoints - peaks).max(axis=2)
-    high = (reference.scores > 0) & (reference.scores >= MIN_SCORE * reference.scores.max(initial=0))
-    counts = high & (steps <= cell.max())
-    distances = np.linalg.norm(keypoints - reference.keypoints, axis=2)
-    jumped = counts & (np.abs(cells.astype(int) - reference.cells).max(axis=2) > 1)
-    tied = jumped & (_values_at(heatmaps, reference.cells) >= (1 - TIE) * scores) & (scores > 0)
+    counts, jumped, tied, distances, score_errors = match(reference, heatmaps, spec)
     near = distances[counts & ~jumped]
     compared = distances[counts & ~tied]
     side = max(spec.input_size) / spec.padding  # the longer side of the box, in crop px
     highest = float(reference.scores.max(initial=0)) or 1.0
-    score_errors = np.abs(scores - reference.scores)[counts & np.isfinite(scores)]
+    score_errors = score_errors[counts & np.isfinite(score_errors)]
     return ParityReport(
         scope=scope,
         source=reference.crops.source,
@@ -290,6 +280,38 @@ def judge(
         not_finite=int(np.count_nonzero(~np.isfinite(heatmaps))),
         convolutions=dict(convolutions or {}),
     )
+
+
+class Matches(NamedTuple):
+    """Each landmark of a candidate beside the reference's, (N, K) all; see the module for the words.
+
+    Attributes:
+        counts, jumped, tied: bool.
+        distances: float, crop px, also of landmarks that do not count.
+        score_errors: float32, differences of the peaks' values.
+    """
+
+    counts: NDArray[np.bool_]
+    jumped: NDArray[np.bool_]
+    tied: NDArray[np.bool_]
+    distances: NDArray[np.floating[Any]]
+    score_errors: NDArray[np.float32]
+
+
+def match(reference: Reference, heatmaps: NDArray[Any], spec: ModelSpec) -> Matches:
+    """Decode a candidate's heatmaps (N, K, h, w) and match its landmarks with the reference's, one by one."""
+    keypoints, cells, scores = _decode(heatmaps, spec)
+    peaks, cell = (
+        geometry.heatmap_to_crop(places, spec.codec, spec.input_size, spec.heatmap_size)
+        for places in (reference.cells, np.ones(2))
+    )
+    steps = np.abs(reference.keypoints - peaks).max(axis=2)
+    high = (reference.scores > 0) & (reference.scores >= MIN_SCORE * reference.scores.max(initial=0))
+    counts = high & (steps <= cell.max())
+    jumped = counts & (np.abs(cells.astype(int) - reference.cells).max(axis=2) > 1)
+    tied = jumped & (_values_at(heatmaps, reference.cells) >= (1 - TIE) * scores) & (scores > 0)
+    distances = np.linalg.norm(keypoints - reference.keypoints, axis=2)
+    return Matches(counts, jumped, tied, distances, np.abs(scores - reference.scores))
 
 
 def complete(

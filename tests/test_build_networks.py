@@ -41,7 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             recipe = replace(recipes.find(recipe_name), architecture=architecture)
             path = folder / f"{architecture}.onnx"
             spec = with_channels(recipe.spec(), recipe.num_outputs)
-            export.export_onnx(export._random_model(recipe), spec, path, precision=precision)
+            export.export_onnx(export.random_model(recipe), spec, path, precision=precision)
             made[architecture] = path
         return made[architecture]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("edgepose", "kernels", "training")
+PACKAGES = ("edgepose", "benchmarks", "kernels", "training")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgepose.training.coco import Annotation
     from edgepose.training.evaluate import Evaluation
 
-__all__ = ["file_facts", "register", "version_of"]
+__all__ = ["file_facts", "load_labels", "register", "version_of"]
 
 MANY_LANDMARKS = 60  # beyond them the terminal gets categories only
 PACKAGES = ("edgepose", "numpy", "opencv-python-headless", "onnxruntime")
@@ -140,7 +140,7 @@ def _run(
             raise InputError(
                 f"{predictor.spec.name} has other landmarks than {like.name}: they cannot be compared one by one"
             )
-        labelled = _load(path, images, predictor.spec)
+        labelled = load_labels(path, images, predictor.spec)
         areas = None
         if boxes is Boxes.whole:
             import numpy as np
@@ -150,7 +150,7 @@ def _run(
         return evaluation, predictor.spec, predictor.engine_name
 
 
-def _load(path: Path, images: Path | None, spec: ModelSpec) -> list[Annotation]:
+def load_labels(path: Path, images: Path | None, spec: ModelSpec) -> list[Annotation]:
     """The objects that the model is for, each with its own category's landmarks.
 
     DeepFashion2's files have all 294 landmarks for every object, those of the other categories unlabelled.

@@ -32,7 +32,7 @@ except ModuleNotFoundError as error:
 
 from edgepose.training.graph import fold_batch_norm, round_weights, store_weights_as_fp16, traced
 
-__all__ = ["ExportReport", "checked_output", "export_onnx", "export_recipe", "run_onnx"]
+__all__ = ["ExportReport", "checked_output", "export_onnx", "export_recipe", "random_model", "run_onnx"]
 
 Precision = Literal["fp32", "fp16"]
 
@@ -108,7 +108,7 @@ def export_recipe(
         load_weights(model, state, checkpoint)
         spec = replace(spec, **describe_checkpoint(recipe, checkpoint))
     else:
-        model = _random_model(recipe)
+        model = random_model(recipe)
         spec = replace(spec, training={"weights": "random: for timing only"})
     return export_onnx(model, spec, path, precision=precision, keypoint_range=recipe.landmarks.channels)
 
@@ -193,7 +193,7 @@ def _slice_head(network: nn.Module, keypoint_range: tuple[int, int]) -> None:
     layer.out_channels = stop - start
 
 
-def _random_model(recipe: recipes.Recipe) -> models.PoseNetwork:
+def random_model(recipe: recipes.Recipe) -> models.PoseNetwork:
     """The recipe's network with seeded random weights whose maps have a trained network's scale.
 
     Weights for training would do in fp32, but their maps vanish (1e-6 and less), where float16 has no precision left.

@@ -290,7 +290,7 @@ def test_export_recipe_with_random_weights(tmp_path: Path, small_vest: recipes.R
     assert spec == replace(small_vest.spec(), training={"weights": "random: for timing only"})
     assert io(report.path)[1][1] == ["batch", 15, 64, 48]
     assert not spec.metrics
-    first, second = (export._random_model(small_vest).state_dict() for _ in range(2))
+    first, second = (export.random_model(small_vest).state_dict() for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
