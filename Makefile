@@ -1,6 +1,8 @@
 # Run inside an environment that has `pip install -e '.[dev]'`.
 PYTHON ?= python
 TYPED := build/typed
+BENCH := $(PYTHON) -m edgepose.cli bench
+RESULTS := --output benchmarks/results
 
 .PHONY: check format test test-gpu sanitize-gpu bench bench-gpu wheel clean
 
@@ -25,13 +27,21 @@ sanitize-gpu:  ## the kernels' GPU tests under compute-sanitizer, for memory err
 	compute-sanitizer --tool memcheck --error-exitcode 9 $(PYTHON) -m pytest -q tests/gpu/test_kernels_gpu.py
 	compute-sanitizer --tool racecheck --error-exitcode 9 $(PYTHON) -m pytest -q tests/gpu/test_kernels_gpu.py
 
-bench:  ## writes benchmarks/results/{latency,kernels}--DEVICE.json
-	$(PYTHON) benchmarks/latency.py
-	$(PYTHON) benchmarks/kernels.py
+bench:  ## writes benchmarks/results/{latency,kernels,...}--DEVICE.json
+	$(BENCH) latency $(RESULTS)
+	$(BENCH) throughput $(RESULTS)
+	$(BENCH) kernels $(RESULTS)
+	$(BENCH) scaling $(RESULTS)
+	$(BENCH) startup $(RESULTS)
 
-bench-gpu:  ## needs an NVIDIA GPU, CuPy and PyTorch; writes benchmarks/results/gpu-*--DEVICE.json
-	$(PYTHON) benchmarks/gpu_kernels.py
-	$(PYTHON) benchmarks/gpu_pipeline.py
+# Each suite saves after each of its parts, and has its share of eight minutes: a failure or the time's end costs no more
+# than what was not yet measured.
+bench-gpu:  ## needs an NVIDIA GPU, CuPy and PyTorch; writes benchmarks/results/{kernels,latency,throughput}--GPU.json
+	@status=0; \
+	timeout -s INT 100 $(BENCH) kernels --device cuda $(RESULTS) || status=1; \
+	timeout -s INT 280 $(BENCH) latency --device cuda --boxes 1 --boxes 8 $(RESULTS) || status=1; \
+	timeout -s INT 90 $(BENCH) throughput --device cuda $(RESULTS) || status=1; \
+	exit $$status
 
 wheel:
 	$(PYTHON) -m build --wheel

@@ -327,3 +327,50 @@ def _on_gpu(
         raise InputError(f"on a GPU --precision is one of fp16, fp32, got {', '.join(precisions or ())}")
     chosen: Any = precision
     run_on_gpu(suite, output, rounds=rounds, quick=quick, models=models or MODELS, boxes=boxes or (), precision=chosen)
+
+
+@bench_app.command("compare")
+def compare_command(
+    old: Annotated[Path, typer.Argument(help="A result file.")],
+    new: Annotated[Path, typer.Argument(help="Another of the same suite.")],
+    tolerance: Annotated[float, typer.Option(help="A change up to this part of the old figure is none.")] = 0.05,
+    everything: Annotated[bool, typer.Option("--all", help="Show what stayed the same, too.")] = False,
+) -> None:
+    """Hold a new result against an old one; exit code 1 where something got worse, beyond tolerance and chance."""
+    from edgepose.benchmarks.compare import compare, print_table
+    from edgepose.benchmarks.records import Record
+
+    comparison = compare(Record.read(old), Record.read(new), tolerance=tolerance)
+    print_table(comparison, console, everything=everything)
+    if comparison.worse:
+        raise typer.Exit(1)
+
+
+@bench_app.command("plot")
+def plot_command(
+    results: Annotated[list[Path], typer.Argument(help="Result files.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder. (default: beside each file)")] = None,
+) -> None:
+    """Draw the plots of result files, PNG and SVG."""
+    from edgepose.benchmarks.plots import plot
+    from edgepose.benchmarks.records import Record
+
+    for path in results:
+        for drawn in plot(Record.read(path), output or path.parent):
+            console.print(escape(str(drawn)), soft_wrap=True, highlight=False)
+
+
+@bench_app.command("report")
+def report_command(
+    files: Annotated[list[Path], typer.Argument(help="Markdown files with blocks to fill.")],
+    results: Annotated[Path, typer.Option(help="Folder of the result files.")] = Path("benchmarks/results"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 where a file is stale.")] = False,
+) -> None:
+    """Write the tables of README and docs from result files."""
+    from edgepose.benchmarks.report import report
+
+    difference = report(files, results, check=check)
+    if difference and check:
+        console.print(escape(difference), highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+    console.print("written anew" if difference else "nothing to change")

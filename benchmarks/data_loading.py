@@ -187,7 +187,7 @@ def main() -> None:
     )
     figures["targets of all 294 channels in the worker (not used)"] = wide
     console.print(f"targets of all {unified} channels in the worker (not used): {wide['mean']:.2f} ms an image")
-    console.print(str(save("data_loading", figures)), soft_wrap=True)
+    console.print(str(save("data-loading", figures)), soft_wrap=True)
 
 
 if __name__ == "__main__":

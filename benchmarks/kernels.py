@@ -1,59 +1,137 @@
-"""The NumPy twins on one thread: crop 8 boxes, decode 8x294 heatmaps: python benchmarks/kernels.py"""
+"""The NumPy twins of the kernels, each beside code of others that does the same: `edgepose bench kernels`.
+
+Before anything is timed the results of all ways are compared, and how far they are apart is part of the record. A way
+beyond the limit of its case does other work: it is told, and not timed. With one thread of OpenCV's, and with all.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import cv2
 import numpy as np
-from results_file import measure, save
-from rich.console import Console
-from rich.table import Table
+from numpy.typing import NDArray
 
-from edgepose.geometry import crop_affines
-from edgepose.kernels.reference import crop_warp, decode_heatmaps
-from edgepose.spec import IMAGENET_MEAN, IMAGENET_STD
+from edgepose.benchmarks import timing
+from edgepose.benchmarks.kernel_cases import Case, cpu_cases
+from edgepose.benchmarks.records import Label, Record, Row, cpu_facts, make_record
 
-# ms that MMPose 1.3.2's own decoders took, measured once: one thread of the same kind of machine, the same sizes
-MMPOSE = {"shift": 21.0, "dark": 132.0, "dark_udp": 92.0}
+if TYPE_CHECKING:
+    from rich.console import Console
 
+__all__ = ["differences", "print_table", "run"]
 
-def peaks(rng: np.random.Generator) -> np.ndarray:
-    """(8, 294, 64, 48) float32: a Gaussian peak in each map, over weak noise."""
-    x, y = np.arange(48), np.arange(64)
-    cx, cy = rng.uniform(4, 43, (8, 294, 1)), rng.uniform(4, 59, (8, 294, 1))
-    gx, gy = np.exp(-((x - cx) ** 2) / 8), np.exp(-((y - cy) ** 2) / 8)
-    maps = gy[..., :, None] * gx[..., None, :] * rng.uniform(0.5, 1, (8, 294, 1, 1))
-    return (maps + rng.normal(0, 0.005, maps.shape)).astype(np.float32)
+OURS = "edgepose"
+QUICK_ROUNDS, ROUNDS, BURST = 3, 15, 3
 
 
-def main() -> None:
-    cv2.setNumThreads(1)
-    rng = np.random.default_rng(0)
-    maps = peaks(rng)
-    frame = rng.integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
-    left, top = rng.uniform(0, 1500, 8), rng.uniform(0, 600, 8)
-    affines = crop_affines(np.stack([left, top, left + 300, top + 400], 1), (192, 256))
-    out = np.empty((8, 3, 256, 192), np.float32)
-    figures = {
-        f"decode_heatmaps {name}, 8x294 maps of 64x48": measure(lambda n=name: decode_heatmaps(maps, refinement=n))
-        for name in ("none", "shift", "dark", "dark_udp")
-    }
-    for sampling in ("opencv4", "area", "linear"):
-        figures[f"crop_warp {sampling}, 8 crops of 192x256 from 1080p"] = measure(
-            lambda s=sampling: crop_warp(
-                frame, affines, (192, 256), sampling=s, mean=IMAGENET_MEAN, std=IMAGENET_STD, out=out
-            ),
-            runs=40,
+def run(
+    *,
+    rounds: int = ROUNDS,
+    quick: bool = False,
+    threads: Sequence[int] | None = None,
+    progress: Callable[[int, int, str], Any] | None = None,
+) -> Record:
+    """Measure all cases on the CPU.
+
+    Args:
+        rounds: of :func:`edgepose.benchmarks.timing.interleaved`.
+        quick: fewer rounds of fewer cases.
+        threads: of OpenCV, for each of which everything is measured; None: one, and as many as this process may use.
+        progress: told (turns taken, of how many, which case).
+
+    Returns:
+        Rows with labels kernel, case, way, threads and figure: ``time`` in ms; ``ratio``: how many times as long as
+        edgepose a way takes; ``difference``: how far its results are from edgepose's (no threads).
+    """
+    cases, notes = cpu_cases(quick=quick)
+    rounds = min(rounds, QUICK_ROUNDS) if quick else rounds
+    counts = sorted({1, int(cpu_facts()["usable"] or 1)}) if threads is None else list(threads)
+    rows: list[Row] = []
+    total = sum(len(case.ways) for case in cases) * rounds * len(counts)
+    done = 0
+    before = cv2.getNumThreads()
+    try:
+        for case in cases:
+            equal, differing = differences(case)
+            rows += equal
+            notes += differing.values()
+            ways = {name: call for name, call in case.ways.items() if name not in differing}
+            for count in counts:
+                cv2.setNumThreads(count)
+
+                def turn(turns: int, case: Case = case, done: int = done) -> None:
+                    case.renew()
+                    if progress is not None:
+                        progress(done + turns, total, f"{case.kernel}, {case.name}")
+
+                case.renew()
+                times = timing.interleaved(ways, rounds=rounds, burst=BURST, progress=turn)
+                rows += _timed(case, times, {"threads": count})
+                done += len(case.ways) * rounds
+    finally:
+        cv2.setNumThreads(before)
+    return make_record("kernels", rows, notes=notes)
+
+
+def differences(case: Case) -> tuple[list[Row], dict[str, str]]:
+    """Rows of how far each way's results are from ours, and what to tell of those beyond the case's limit, by way."""
+    case.renew()
+    ours = case.ways[OURS]()
+    rows, differing = [], {}
+    for name, call in case.ways.items():
+        if name == OURS:
+            continue
+        apart = np.asarray(case.difference(call(), ours), np.float64)
+        mean, p99, worst = float(apart.mean()), float(np.percentile(apart, 99)), float(apart.max())
+        labels: dict[str, Label] = {**_labels(case), "way": name, "figure": "difference"}
+        rows.append(Row(labels, case.unit, {"mean": mean, "p99": p99, "worst": worst}))
+        if not mean <= case.limit:
+            differing[name] = (
+                f"{case.kernel}, {case.name}: {name} is not timed, its results differ by {mean:.3g} {case.unit} in the "
+                f"mean (limit {case.limit:g})"
+            )
+    return rows, differing
+
+
+def _timed(case: Case, times: Mapping[str, NDArray[np.float64]], more: Mapping[str, Label]) -> Iterable[Row]:
+    for name, of_way in times.items():
+        yield Row({**_labels(case), "way": name, **more, "figure": "time"}, "ms", timing.summarize(of_way))
+    for name, of_way in times.items():
+        if name != OURS:
+            labels: dict[str, Label] = {**_labels(case), "way": name, **more, "figure": "ratio"}
+            yield Row(labels, "ratio", timing.ratio(times[OURS], of_way))
+
+
+def _labels(case: Case) -> dict[str, Label]:
+    return {"kernel": case.kernel, "case": case.name}
+
+
+def print_table(record: Record, console: Console) -> None:
+    """A section for each case, one line a way; ``faster`` above 1: edgepose is that many times as fast as it."""
+    from rich.table import Table
+
+    timed = record.find(figure="time")
+    table = Table(title=f"Kernels on {record.device}, {timed[0].unit}")
+    for head in ("way", "threads", "p50", "p95", "edgepose faster", "apart"):
+        table.add_column(head, justify="left" if head == "way" else "right")
+    before: Any = None
+    for row in timed:
+        at = {key: row.labels[key] for key in ("kernel", "case", "threads") if key in row.labels}
+        case = f"{at['kernel']}: {at['case']}"
+        if case != before:
+            table.add_section()
+            table.add_row(f"[bold]{case}[/]")
+            before = case
+        way = row.labels["way"]
+        faster = record.find(**at, way=way, figure="ratio")
+        apart = record.find(kernel=at["kernel"], case=at["case"], way=way, figure="difference")
+        table.add_row(
+            f"  {way}",
+            str(at.get("threads", "")),
+            *(f"{row.values[key]:.3g}" for key in ("p50", "p95")),
+            "".join(f"{one.values['value']:.2f} x" for one in faster),
+            "".join(f"{one.values['mean']:.2g} {one.unit}" for one in apart),
         )
-    table = Table("kernel", "p50", "p95", "min", "of MMPose", title="NumPy twins, one thread, ms")
-    for name, values in figures.items():
-        words = name.replace(",", "").split()
-        peer = MMPOSE.get(words[1]) if words[0] == "decode_heatmaps" else None
-        share = f"{100 * values['p50'] / peer:.0f} %" if peer else ""
-        table.add_row(name, *(f"{values[k]:.2f}" for k in ("p50", "p95", "min")), share)
-    console = Console()
     console.print(table)
-    console.print(str(save("kernels", figures)))
-
-
-if __name__ == "__main__":
-    main()

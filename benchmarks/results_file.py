@@ -1,101 +1,57 @@
-"""Where a benchmark's figures go: one JSON file for each suite and device, with what is needed to repeat them."""
+"""Records of the suites that are scripts: nested figures become the rows of a record (records.py)."""
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import platform
-import re
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import cv2
 import numpy as np
-import onnxruntime
+
+from edgepose.benchmarks.records import Row, make_record
+
+__all__ = ["FOLDER", "save", "summary"]
 
 FOLDER = Path(__file__).parent / "results"
-
-
-def measure(call: Callable[[], Any], runs: int = 200, warm_up: int = 10) -> dict[str, float]:
-    """Milliseconds of one call: median, p95 and the fastest, over ``runs`` calls after ``warm_up`` more."""
-    for _ in range(warm_up):
-        call()
-    times = []
-    for _ in range(runs):
-        start = perf_counter()
-        call()
-        times.append((perf_counter() - start) * 1e3)
-    return summary(times)
+NAMES = ("part", "case", "figure", "detail")  # of the labels, from the outermost key inwards
 
 
 def summary(times: list[float]) -> dict[str, float]:
-    """Median, p95 and minimum of times in ms, rounded to 1 us."""
-    return {"p50": _round(np.median(times)), "p95": _round(np.percentile(times, 95)), "min": _round(min(times))}
+    """Median, p95 and minimum of times in ms."""
+    return {"p50": float(np.median(times)), "p95": float(np.percentile(times, 95)), "min": float(min(times))}
 
 
-def _round(value: Any) -> float:
-    return round(float(value), 3)
-
-
-def save(suite: str, figures: dict[str, Any], *, device: str | None = None, unit: str = "ms") -> Path:
+def save(suite: str, figures: Mapping[str, Any], *, unit: str = "ms") -> Path:
     """Write results/<suite>--<device>.json; an older file of the same suite and device is replaced.
 
-    ``device`` is the GPU's name; None: the processor's.
+    Args:
+        suite: its name.
+        figures: numbers, in objects up to four deep. Texts become notes.
+        unit: of the numbers.
     """
-    device = device or cpu_name()
-    record = {
-        "suite": suite,
-        "device": device,
-        "cores": os.cpu_count(),
-        "commit": git_commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": "python " + " ".join(["benchmarks/" + Path(sys.argv[0]).name, *map(_argument, sys.argv[1:])]),
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-        "load_average": [round(v, 2) for v in os.getloadavg()],
-        "unit": unit,
-        "figures": figures,
-    }
-    FOLDER.mkdir(exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    path = FOLDER / f"{suite}--{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    return path
+    rows, notes = list(rows_of(figures, unit)), [f"{key}: {text}" for key, text in figures.items() if _is_text(text)]
+    record = make_record(suite, rows, notes=notes)
+    script = f"python benchmarks/{Path(sys.argv[0]).name}"
+    command = " ".join([script, *record.environment["command"].split(" ")[1:]])
+    return record.__class__(
+        record.suite, record.device, {**record.environment, "command": command}, record.rows, record.notes
+    ).save(FOLDER)
 
 
-def _argument(text: str) -> str:
-    """As it was given, but a path of this machine as the file's name."""
-    return Path(text).name if Path(text).is_absolute() else text
+def rows_of(figures: Mapping[str, Any], unit: str, path: tuple[str, ...] = ()) -> Iterator[Row]:
+    """One row for the numbers of each object, labelled with the keys that lead to it."""
+    values: dict[str, float] = {}
+    for key, item in figures.items():
+        if isinstance(item, Mapping):
+            yield from rows_of(item, unit, (*path, key))
+        elif isinstance(item, (list, tuple)):
+            values |= {f"{key} {number}": float(value) for number, value in enumerate(item, 1)}
+        elif not _is_text(item):
+            values[key] = float(item)
+    if values:
+        yield Row(dict(zip(NAMES, path, strict=False)), unit, values)
 
 
-def cpu_name() -> str:
-    """The processor's name as Linux tells it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return re.sub(r"\((R|TM)\)", "", names[0]) if names else platform.machine()
-
-
-def git_commit() -> str:
-    """The commit that was measured, with a plus if the tree had changes."""
-    root = Path(__file__).parent.parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    changes = subprocess.run(
-        ["git", "status", "--porcelain", "--", "edgepose", "kernels"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return commit.stdout.strip()[:12] + ("+" if changes.stdout.strip() else "") if commit.returncode == 0 else "unknown"
+def _is_text(item: Any) -> bool:
+    return item is None or isinstance(item, (str, bool))

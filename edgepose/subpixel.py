@@ -1,275 +1,265 @@
-"""Transposed convolutions as sub-pixel convolutions: the same sums, in the form that CPUs run faster.
+"""Transposed convolutions as convolutions, for runtimes whose transposed ones are slow.
 
-A transposed convolution that enlarges its input s times is s * s small convolutions of the input as it is, one for each
-phase (row and column modulo s) of the output, interleaved. For kernel 4, stride 2, padding 1, the head of SimpleBaseline
-(Xiao et al., ECCV 2018), each is 2x2, padded on two of its four sides:
+A transposed convolution of stride s writes s x s interleaved pictures, and each of them is an ordinary convolution of
+the input with every s-th weight (Shi et al., Is the deconvolution layer the same as a convolutional layer?, 2016). So
+it becomes s x s small convolutions, whose outputs DepthToSpace interleaves. The sums are the same, in another order.
 
-    ConvTranspose -> Relu -> Conv 1x1     becomes     4 x (Conv 2x2 -> Relu -> Conv 1x1) -> Concat -> DepthToSpace
-
-What works pixel by pixel moves in front of the interleaving, so that only the heatmaps are interleaved. (Shi et al.,
-"Is the deconvolution layer the same as a convolutional layer?", 2016.) No product is left out or added, only the order
-of the sums changes: heatmaps differ by float32 rounding, about 1e-6 of their maximum. A further gain: runtimes have INT8
-kernels for Conv, and none for ConvTranspose.
+Along one axis, with kernel k, stride s and first pad p, output o = s m + a receives input i through weight t where
+s i + t = o + p. With r = (a + p) mod s and q = (a + p) div s these are t = r + s j and i = m + q - j, for j from 0 to
+J - 1, J = ceil((k - r) / s): a convolution with the weights r + s (J - 1), ..., r + s, r and pads J - 1 - q before, q
+behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgepose.precision import skeleton
+__all__ = ["subpixel_convolutions"]
 
-__all__ = ["rewrite_in_place", "subpixel_convolutions"]
-
-_BY_CHANNEL = {"BatchNormalization", "Clip", "LeakyRelu", "Relu"}  # of each pixel by itself, with static parameters
-_CARRY = {"Cast", "Constant", "Identity"}  # what leads from stored weights to the weights of a layer
+# What acts on each value, or on each channel, by itself: the same before the interleaving as behind it.
+POINTWISE = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization")
 
 
 def subpixel_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model that computes the same without transposed convolutions, as far as they can be replaced.
+    """The same network without transposed convolutions, where that can be said exactly.
 
-    Replaced is a ConvTranspose of two dimensions whose output is its stride times as large as its input (kernel,
-    stride, padding, output padding: 4/2/1/0, 2/2/0/0, 3/2/1/1 and their like), of one group, without dilation, with
-    explicit padding and stored weights (also behind Cast and Constant). Others stay, and so do all of a graph with
-    sub-graphs, or of an IR version below 4.
+    Rewritten are those with constant weights, one group, no dilation and the same stride s > 1 along both axes, whose
+    output is s times their input. Activations, batch normalisations and 1x1 convolutions that follow move in front of
+    the interleaving, which then moves fewer channels, or lets the runtime join them with the convolutions.
 
     Args:
-        model: with its weights loaded. Never changed.
+        model: left as it is.
 
     Returns:
-        ``model`` itself where there is nothing to replace, else a new one that shares nothing with it. Names, types and
-        shapes of inputs and outputs, opset and metadata are the same.
+        A new model with the same inputs, outputs and metadata; ``model`` itself if there is nothing to rewrite.
     """
-    if not _replaceable(model):
+    graph = _Graph(model)
+    plans = [plan for node in model.graph.node if (plan := _plan(node, graph)) is not None]
+    if not plans:
         return model
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
-    rewrite_in_place(rewritten)
+    target = rewritten.graph
+    replaced = {id(plan.nodes[-1]): plan for plan in plans}  # there all that the new nodes read has been made
+    dropped = {id(node) for plan in plans for node in plan.nodes}
+    nodes, tensors = [], []
+    for node in model.graph.node:
+        if id(node) in replaced:
+            new_nodes, new_tensors = _rewrite(replaced[id(node)], graph)
+            nodes += new_nodes
+            tensors += new_tensors
+        elif id(node) not in dropped:
+            nodes.append(node)
+    nodes = _needed(nodes, {value.name for value in target.output})
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    made = {name for node in nodes for name in node.output}
+    infos = [info for info in model.graph.value_info if info.name in made]
+    for field, items in (("node", nodes), ("initializer", kept + tensors), ("value_info", infos)):
+        target.ClearField(field)
+        getattr(target, field).extend(items)
     return rewritten
 
 
-def rewrite_in_place(model: onnx.ModelProto) -> bool:
-    """:func:`subpixel_convolutions` of a model that nobody else needs, without a copy. Whether anything was replaced."""
-    found = _replaceable(model)
-    if not found:
-        return False
-    graph = model.graph
-    weights = _Weights(graph)
-    readers = _readers(graph)
-    kept_names = {value.name for value in graph.output}
-    text = skeleton(model).SerializeToString()
-    prefix = "subpixel"
-    while f"{prefix}/".encode() in text:
-        prefix += "_"
-    replaced: dict[int, list[onnx.NodeProto]] = {}  # by the number of the last node of a chain
-    dropped: set[int] = set()
-    for number, layer in enumerate(found):
-        chain = [layer.number, *_pulled(graph, layer.number, readers, kept_names, weights)]
-        nodes, tensors = _phases([graph.node[i] for i in chain], layer, f"{prefix}/{number}")
-        replaced[chain[-1]] = nodes
-        dropped.update(chain)
-        graph.initializer.extend(tensors)
-    nodes = []
-    for number, node in enumerate(graph.node):
-        nodes += replaced.get(number, [] if number in dropped else [node])
-    _set_nodes(graph, nodes)
-    _drop_unread(graph)
-    return True
+class _Graph:
+    """Who makes and who uses each value of a model's graph."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self.opset = max((item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}), default=1)
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self.makers = {name: node for node in graph.node for name in node.output}
+        self.outputs = {value.name for value in graph.output}  # and what branches of an If or a Loop take
+        self.outputs |= {name for node in graph.node for name in _used_inside(node)}
+        self.users: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.users.setdefault(name, []).append(node)
+        self.names = {name for node in graph.node for name in (node.name, *node.input, *node.output)}
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """The value where it is in the file: an initializer, a Constant, or either behind a Cast."""
+        if name in self.tensors:
+            tensor = self.tensors[name]
+            return None if tensor.data_location == onnx.TensorProto.EXTERNAL else numpy_helper.to_array(tensor)
+        maker = self.makers.get(name)
+        if maker is None:
+            return None
+        attributes = _attributes(maker)
+        if maker.op_type == "Constant" and "value" in attributes:
+            return numpy_helper.to_array(attributes["value"])
+        if maker.op_type == "Cast":
+            value = self.constant(maker.input[0])
+            return None if value is None else value.astype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
+        return None
+
+    def only_user(self, name: str) -> onnx.NodeProto | None:
+        """The node that takes a value, if nobody else does and the model does not return it."""
+        users = self.users.get(name, [])
+        return users[0] if len(users) == 1 and name not in self.outputs else None
 
 
-class _Layer(NamedTuple):
-    """A ConvTranspose that can be replaced: its number, its weights (in, out, kh, kw), stride and first pads (y, x)."""
+@dataclass(frozen=True)
+class _Phase:
+    """One axis of one interleaved picture: which weights, in order, and the pads before and behind."""
 
-    number: int
-    weights: NDArray[Any]
-    stride: int
+    weights: tuple[int, ...]
     pads: tuple[int, int]
 
 
-class _Weights:
-    """The tensors of a graph that are stored in it."""
+@dataclass(frozen=True)
+class _Plan:
+    """What is rewritten: the transposed convolution, then what moves in front of the interleaving."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._stored = {tensor.name: tensor for tensor in graph.initializer}
-        self._made = {node.output[0]: node for node in graph.node if node.op_type in _CARRY}
-
-    def get(self, name: str) -> NDArray[Any] | None:
-        """Its values, None for what is computed from the input."""
-        if name in self._stored:
-            return np.asarray(numpy_helper.to_array(self._stored[name]))
-        node = self._made.get(name)
-        if node is None:
-            return None
-        attributes = _attributes(node)
-        if node.op_type == "Constant":
-            return np.asarray(numpy_helper.to_array(attributes["value"])) if "value" in attributes else None
-        values = self.get(node.input[0])
-        if values is None or node.op_type == "Identity":
-            return values
-        return values.astype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
+    nodes: tuple[onnx.NodeProto, ...]
+    weights: NDArray[Any]  # (in, out, k, k)
+    stride: int
+    rows: tuple[_Phase, ...]
+    columns: tuple[_Phase, ...]
 
 
-def _replaceable(model: onnx.ModelProto) -> list[_Layer]:
-    graph = model.graph
-    if model.ir_version < 4 or not any(node.op_type == "ConvTranspose" for node in graph.node):
-        return []  # older files want each weight among the inputs
-    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
-        return []  # a sub-graph may read any tensor
-    weights = _Weights(graph)
-    layers = []
-    for number, node in enumerate(graph.node):
-        if node.op_type == "ConvTranspose" and (layer := _layer(number, node, weights)):
-            layers.append(layer)
-    return layers
-
-
-def _layer(number: int, node: onnx.NodeProto, weights: _Weights) -> _Layer | None:
+def _plan(node: onnx.NodeProto, graph: _Graph) -> _Plan | None:
+    """How a node is rewritten; None: it stays."""
+    if node.op_type != "ConvTranspose" or node.domain not in {"", "ai.onnx"}:
+        return None
     attributes = _attributes(node)
-    values = weights.get(node.input[1])
-    if values is None or values.ndim != 4 or values.dtype.kind != "f":
+    weights = graph.constant(node.input[1])
+    if weights is None or weights.ndim != 4 or attributes.get("group", 1) != 1 or "output_shape" in attributes:
         return None
-    if attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or "output_shape" in attributes:
+    strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
+    if attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or list(dilations) != [1, 1] or strides[0] != strides[1]:
         return None
-    if attributes.get("group", 1) != 1 or set(attributes.get("dilations", [1])) != {1}:
+    if strides[0] < 2 or graph.opset < 7:
         return None
-    strides = attributes.get("strides", [1, 1])
-    pads, more = attributes.get("pads", [0, 0, 0, 0]), attributes.get("output_padding", [0, 0])
-    stride = strides[0]
-    if stride < 2 or strides[1] != stride:
+    pads, extra = attributes.get("pads", [0, 0, 0, 0]), attributes.get("output_padding", [0, 0])
+    axes = [_phases(weights.shape[2 + axis], strides[axis], pads[axis], pads[axis + 2], extra[axis]) for axis in (0, 1)]
+    if axes[0] is None or axes[1] is None:
         return None
-    for axis in range(2):
-        kernel, first, last = values.shape[2 + axis], pads[axis], pads[2 + axis]
-        if kernel - stride + more[axis] != first + last:  # the output is not stride times as large
-            return None
-        if any(min(before, after) < 0 for before, after, _ in _taps(kernel, stride, first)):
-            return None  # a phase without a tap, or one that looks past its own pixel
-    return _Layer(number, values, stride, (pads[0], pads[1]))
+    return _Plan((node, *_followers(node, graph)), weights, strides[0], axes[0], axes[1])
 
 
-def _taps(kernel: int, stride: int, pad: int) -> list[tuple[int, int, list[int]]]:
-    """Along one axis, for each phase: padding before and after, and which taps of the kernel its convolution has.
-
-    Output o = stride * q + phase is the sum over inputs i of input[i] * kernel[o + pad - stride * i]: the inputs
-    i = q + d for which the tap phase + pad - stride * d lies in the kernel.
-    """
+def _phases(kernel: int, stride: int, before: int, behind: int, extra: int) -> tuple[_Phase, ...] | None:
+    """Of each offset a in 0 .. stride - 1; None where the output is not stride times the input, or a pad is below 0."""
+    if kernel - before - behind + extra != stride:
+        return None
     phases = []
-    for phase in range(stride):
-        least, greatest = -((kernel - 1 - phase - pad) // stride), (phase + pad) // stride  # of d
-        phases.append((-least, greatest, [phase + pad - stride * d for d in range(least, greatest + 1)]))
-    return phases
+    for offset in range(stride):
+        first, shift = (offset + before) % stride, (offset + before) // stride
+        weights = tuple(range(first, kernel, stride))[::-1]
+        pads = (len(weights) - 1 - shift, shift)
+        if not weights or min(pads) < 0:
+            return None
+        phases.append(_Phase(weights, pads))
+    return tuple(phases)
 
 
-def _pulled(
-    graph: onnx.GraphProto, number: int, readers: dict[str, list[int]], outputs: set[str], weights: _Weights
-) -> list[int]:
-    """The numbers of the nodes after a layer that work pixel by pixel, and are the only ones to read what they read."""
-    pulled: list[int] = []
-    while True:
-        (name,) = graph.node[number].output
-        users = readers.get(name, [])
-        if name in outputs or len(users) != 1:
-            return pulled
-        number = users[0]
-        node = graph.node[number]
-        if node.input[0] != name or len(node.output) != 1:
-            return pulled
-        if any(item and weights.get(item) is None for item in node.input[1:]):
-            return pulled
-        if node.op_type not in _BY_CHANNEL and not (node.op_type == "Conv" and _is_pointwise(node, weights)):
-            return pulled
-        pulled.append(number)
+def _followers(node: onnx.NodeProto, graph: _Graph) -> Iterator[onnx.NodeProto]:
+    """The nodes behind a transposed convolution that may as well come before the interleaving."""
+    while (user := graph.only_user(node.output[0])) is not None and len(user.output) == 1:
+        pictures_first = user.input[0] == node.output[0] and node.output[0] not in user.input[1:]
+        if not pictures_first or not (user.op_type in POINTWISE or _is_1x1(user, graph)):
+            return
+        yield user
+        node = user
 
 
-def _is_pointwise(node: onnx.NodeProto, weights: _Weights) -> bool:
-    """Whether a Conv looks at single pixels, and gives no more channels than it takes: there are fewer to interleave."""
-    values, attributes = weights.get(node.input[1]), _attributes(node)
-    if values is None or values.ndim != 4 or values.shape[2:] != (1, 1) or values.shape[0] > values.shape[1]:
+def _is_1x1(node: onnx.NodeProto, graph: _Graph) -> bool:
+    """A 1x1 convolution that does not make more channels than it takes."""
+    if node.op_type != "Conv":
         return False
-    plain = set(attributes.get("strides", [1])) == {1} and not any(attributes.get("pads", []))
-    return plain and attributes.get("group", 1) == 1 and attributes.get("auto_pad", b"NOTSET") == b"NOTSET"
+    attributes, weights = _attributes(node), graph.constant(node.input[1])
+    return (
+        weights is not None
+        and weights.shape[2:] == (1, 1)
+        and weights.shape[0] <= weights.shape[1]
+        and attributes.get("group", 1) == 1
+        and list(attributes.get("strides", [1, 1])) == [1, 1]
+        and not any(attributes.get("pads", []))
+    )
 
 
-def _phases(
-    chain: list[onnx.NodeProto], layer: _Layer, prefix: str
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes that replace a ConvTranspose and the nodes behind it that are pulled, and their weights."""
-    first, *pulled = chain
+def _rewrite(plan: _Plan, graph: _Graph) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The nodes and weights that take the plan's place, under names that the graph does not have."""
+    node, *followers = plan.nodes
     nodes: list[onnx.NodeProto] = []
     tensors: list[onnx.TensorProto] = []
-    ends: list[str] = []
-    of_rows, of_columns = (_taps(layer.weights.shape[2 + axis], layer.stride, layer.pads[axis]) for axis in range(2))
-    for row, (top, bottom, rows) in enumerate(of_rows):
-        for column, (left, right, columns) in enumerate(of_columns):
-            name = f"{prefix}/{row}{column}"
-            kernel = layer.weights[:, :, rows][..., columns].transpose(1, 0, 2, 3)
-            tensors.append(numpy_helper.from_array(np.ascontiguousarray(kernel), f"{name}/weights"))
-            nodes.append(
-                helper.make_node(
-                    "Conv",
-                    [first.input[0], f"{name}/weights", *first.input[2:]],
-                    [f"{name}/conv"],
-                    name=f"{name}/conv",
-                    kernel_shape=[len(rows), len(columns)],
-                    pads=[top, left, bottom, right],
-                )
+    parts = []
+    for (y, rows), (x, columns) in product(enumerate(plan.rows), enumerate(plan.columns)):
+        suffix = f"_{y}{x}"
+        weights = plan.weights[:, :, rows.weights][:, :, :, columns.weights].swapaxes(0, 1)
+        tensors.append(numpy_helper.from_array(np.ascontiguousarray(weights), _new(graph, node.input[1] + suffix)))
+        value = _new(graph, node.output[0] + suffix)
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [node.input[0], tensors[-1].name, *node.input[2:]],
+                [value],
+                _new(graph, (node.name or node.output[0]) + suffix),
+                kernel_shape=weights.shape[2:],
+                pads=[rows.pads[0], columns.pads[0], rows.pads[1], columns.pads[1]],
             )
-            for step, node in enumerate(pulled):
-                copied = onnx.NodeProto()
-                copied.CopyFrom(node)
-                copied.name = f"{name}/{step}_{node.op_type}"
-                copied.input[0], copied.output[0] = nodes[-1].output[0], copied.name
-                nodes.append(copied)
-            ends.append(nodes[-1].output[0])
-    nodes.append(helper.make_node("Concat", ends, [f"{prefix}/phases"], name=f"{prefix}/phases", axis=1))
-    interleave = f"{prefix}/interleave"
+        )
+        for follower in followers:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(follower)
+            copy.name = _new(graph, (follower.name or follower.output[0]) + suffix)
+            copy.input[0], value = value, _new(graph, follower.output[0] + suffix)
+            copy.output[0] = value
+            nodes.append(copy)
+        parts.append(value)
+    joined, mode = _new(graph, node.output[0] + "_phases"), {"mode": "DCR"} if graph.opset >= 11 else {}
+    nodes.append(helper.make_node("Concat", parts, [joined], _new(graph, joined + "_concat"), axis=1))
     nodes.append(
         helper.make_node(
-            "DepthToSpace", [f"{prefix}/phases"], list(chain[-1].output), name=interleave, blocksize=layer.stride
+            "DepthToSpace",
+            [joined],
+            [plan.nodes[-1].output[0]],
+            _new(graph, joined + "_interleaved"),
+            blocksize=plan.stride,
+            **mode,
         )
     )
     return nodes, tensors
 
 
+def _needed(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """The nodes whose results are used: the Cast of weights that were rewritten is not."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):  # a graph is sorted: makers before users
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+            wanted.update(_used_inside(node))
+    return kept[::-1]
+
+
+def _used_inside(node: onnx.NodeProto) -> set[str]:
+    """Values of the outer graph that the branches of an If or a Loop take."""
+    names = set()
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for part in inner.node:
+                names.update(part.input)
+                names.update(_used_inside(part))
+            names.update(value.name for value in inner.output)
+    return names
+
+
+def _new(graph: _Graph, name: str) -> str:
+    """A name that nothing has yet."""
+    while name in graph.names:
+        name += "_"
+    graph.names.add(name)
+    return name
+
+
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _readers(graph: onnx.GraphProto) -> dict[str, list[int]]:
-    """By the name of a tensor: the nodes that read it, one that reads it twice is there twice."""
-    readers: dict[str, list[int]] = {}
-    for number, node in enumerate(graph.node):
-        for name in node.input:
-            readers.setdefault(name, []).append(number)
-    return readers
-
-
-def _set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]  # `del` empties the graph's own
-    del graph.node[:]
-    graph.node.extend(copies)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """What led to the weights of the layers that are gone, and what was said about their results."""
-    outputs = {value.name for value in graph.output}
-    read, kept = set(outputs), []
-    for node in reversed(graph.node):
-        if node.op_type in _CARRY and not read & set(node.output):
-            continue
-        read.update(node.input)
-        kept.append(node)
-    _set_nodes(graph, reversed(kept))
-    made = {name for node in graph.node for name in node.output}
-    lost = {tensor.name for tensor in graph.initializer} - read
-    for tensors in (graph.initializer, graph.input):
-        for index in reversed(range(len(tensors))):
-            if tensors[index].name in lost:
-                del tensors[index]
-    for index in reversed(range(len(graph.value_info))):
-        if graph.value_info[index].name not in made:
-            del graph.value_info[index]

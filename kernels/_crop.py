@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._sampling import Sampling, sample_crops
+
 __all__ = ["CropPlan", "Sampling", "check_normalisation", "check_sampling", "check_size", "crop_warp", "plan_crops"]
 
-Sampling = Literal["linear", "opencv4", "area"]
-
-COORDINATE_BITS = 10  # OpenCV 4 rounds the two terms of a coordinate to 1/1024 px each ...
-FRACTION_BITS = 5  # ... and their sum to 1/32 px
-WEIGHT_BITS = 15  # the four weights of a pixel sum to 2**15
-REMAP_LIMIT = 32766  # cv2.remap takes coordinates as int16, so frames and crops must stay below 2**15 - 1
 LEAST_SPAN = 2  # "area" leaves a crop pixel this many frame px: what models see that were trained on photos of 500 px
-SANE_COORDINATE = float(1 << 50)  # beyond this float64 no longer resolves 1/1024 px; far outside of any frame
 SANE_REACH = float(1 << 39)  # px: where no term of a coordinate comes near SANE_COORDINATE (in 1/1024 px)
 MOST_HALVINGS = 62  # blocks of 2**62 px: more than any frame has
 BESIDE = np.array([[-1.0], [3.0]])  # cells around a crop's outermost positions that hold their taps, however rounded
@@ -73,25 +67,42 @@ def crop_warp(
     normalise = check_normalisation(mean, std)
     if sampling != "linear":
         frame = _readable_by_opencv(frame)
-    sample = _SAMPLERS[sampling]
     plan = plan_crops(inverses, (width, height), (frame.shape[1], frame.shape[0]), sampling)
+    images = (_halved(frame, plan, index) for index in range(count))
+    sampled = sample_crops(images, plan.samples, width, height, sampling)
     if normalise is None:
         if out is not None:
             raise ValueError("out takes normalised crops: give mean and std with it, or leave it away")
         crops = np.empty((count, height, width, 3), np.uint8)
-        for index, crop in enumerate(crops):
-            levels = sample(_halved(frame, plan, index), plan.samples[index], width, height)
+        for crop, levels in zip(crops, sampled, strict=True):
             np.copyto(crop, levels if levels.dtype == np.uint8 else np.rint(levels), casting="unsafe")
         return crops
-    means, stds = normalise
     tensor = np.empty((count, 3, height, width), np.float32) if out is None else out
     _check_out(tensor, (count, 3, height, width))
-    for index, planes in enumerate(tensor):
-        levels = sample(_halved(frame, plan, index), plan.samples[index], width, height)
-        rgb = levels.transpose(2, 0, 1)[::-1]
-        np.subtract(rgb, means, out=planes, dtype=np.float32)  # subtract, then divide: MMPose's order of rounding
-        np.divide(planes, stds, out=planes)
+    _normalise(sampled, *normalise, tensor)
     return tensor
+
+
+def _normalise(
+    sampled: Iterable[NDArray[Any]],  # N of (h, w, 3) BGR, uint8 or float32
+    means: NDArray[np.float32],  # (3, 1, 1) RGB
+    stds: NDArray[np.float32],  # (3, 1, 1) RGB
+    out: NDArray[np.float32],  # (N, 3, h, w)
+) -> None:
+    """Subtract, then divide: MMPose's order of rounding. Of whole levels there are 256, so a table holds the results,
+    and ``out`` is written once: as long as it is in no cache, that is what takes the time.
+    """
+    tables = (np.arange(256, dtype=np.float32) - means[:, 0]) / stds[:, 0]
+    split: list[NDArray[Any]] = []
+    for levels, planes in zip(sampled, out, strict=True):
+        split = split or [np.empty(levels.shape[:2], levels.dtype) for _ in range(3)]
+        rgb = reversed(cv2.split(levels, split))
+        for plane, level, mean, std, table in zip(planes, rgb, means, stds, tables, strict=True):
+            if level.dtype != np.uint8:
+                np.subtract(level, mean, out=plane)
+                np.divide(plane, std, out=plane)
+            elif not np.may_share_memory(filled := cv2.LUT(level, table, dst=plane), plane):
+                plane[...] = filled  # an OpenCV that would not write there
 
 
 def check_size(input_size: Sequence[int]) -> tuple[int, int]:
@@ -108,8 +119,8 @@ def check_size(input_size: Sequence[int]) -> tuple[int, int]:
 
 def check_sampling(sampling: str) -> None:
     """Raises ValueError for a sampling that there is not."""
-    if sampling not in _SAMPLERS:
-        raise ValueError(f"sampling must be one of {', '.join(_SAMPLERS)}, got {sampling!r}")
+    if sampling not in get_args(Sampling):
+        raise ValueError(f"sampling must be one of {', '.join(get_args(Sampling))}, got {sampling!r}")
 
 
 def _check_frame(frame: NDArray[np.uint8]) -> None:
@@ -246,104 +257,6 @@ def _window(seen: NDArray[np.int64], frame_size: tuple[int, int]) -> tuple[int, 
     return min(lefts) // WINDOW_STEP * WINDOW_STEP, min(tops), min(right, frame_size[0]), max(bottoms)
 
 
-def _sample_linear(
-    frame: NDArray[np.uint8], inverse: NDArray[np.float64], width: int, height: int
-) -> NDArray[np.float32]:
-    """One crop (h, w, 3) float32 BGR: the sum of four taps, each weight (float32) 0 outside of the frame."""
-    x, y = np.arange(width), np.arange(height)[:, None]
-    axes = []
-    for (per_x, per_y, offset), limit in zip(inverse, (frame.shape[1], frame.shape[0]), strict=True):
-        position = per_x * x + (per_y * y + offset)
-        cell = np.floor(position)
-        fraction = (position - cell).astype(np.float32)
-        cell = np.clip(cell, -2, limit).astype(np.int64)  # -2 and limit have no tap in the frame
-        axes.append((_tap(cell, 1 - fraction, limit), _tap(cell + 1, fraction, limit)))
-    crop = np.zeros((height, width, 3), np.float32)
-    for row, row_weight in axes[1]:
-        for column, column_weight in axes[0]:
-            crop += frame[row, column] * (column_weight * row_weight)[..., None]
-    return crop
-
-
-def _tap(cell: NDArray[np.int64], weight: NDArray[Any], limit: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """A cell that is safe to read, and its weight: 0 where the cell asked for is outside of [0, limit)."""
-    inside = (cell >= 0) & (cell < limit)
-    return np.clip(cell, 0, limit - 1), np.where(inside, weight, weight.dtype.type(0))
-
-
-def _fixed_point_axes(
-    inverse: NDArray[np.float64], width: int, height: int
-) -> tuple[tuple[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]:
-    """OpenCV 4's coordinates: ((x cell, x fraction), (y cell, y fraction)), the fraction in 1/32 px.
-
-    Each array is int32 or int64, (h, w), or (1, w) or (h, 1) where it does not depend on the other axis (crops without
-    rotation).
-    """
-    scale = float(1 << COORDINATE_BITS)
-    x, y = np.arange(width), np.arange(height)
-    axes = []
-    columns: NDArray[Any]
-    rows: NDArray[Any]
-    for per_x, per_y, offset in inverse:
-        columns = _to_int(per_x * x * scale)
-        rows = _to_int((per_y * y + offset) * scale) + (1 << (COORDINATE_BITS - FRACTION_BITS - 1))
-        if (rows == rows[0]).all():
-            rows = rows[:1]
-        elif (columns == 0).all():
-            columns = columns[:1]
-        if np.abs(rows).max() + np.abs(columns).max() < 1 << 31:  # 2 million px: half the memory to write
-            rows, columns = rows.astype(np.int32), columns.astype(np.int32)
-        position = (rows[:, None] + columns) >> (COORDINATE_BITS - FRACTION_BITS)
-        axes.append((position >> FRACTION_BITS, position & ((1 << FRACTION_BITS) - 1)))
-    return axes[0], axes[1]
-
-
-def _to_int(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Round half to even, as OpenCV's saturate_cast does."""
-    return np.rint(np.clip(values, -SANE_COORDINATE, SANE_COORDINATE)).astype(np.int64)
-
-
-def _sample_opencv4(
-    frame: NDArray[np.uint8], inverse: NDArray[np.float64], width: int, height: int
-) -> NDArray[np.uint8]:
-    """One crop (h, w, 3) uint8 BGR. cv2.remap with integer maps is the second half of OpenCV 4's warpAffine."""
-    if max(*frame.shape, width, height) > REMAP_LIMIT or not _remap_is_exact():
-        return _sample_opencv4_numpy(frame, inverse, width, height)
-    return _sample_opencv4_remap(frame, inverse, width, height)
-
-
-def _sample_opencv4_remap(
-    frame: NDArray[np.uint8], inverse: NDArray[np.float64], width: int, height: int
-) -> NDArray[np.uint8]:
-    """The fast path, for frames and crops of at most REMAP_LIMIT px."""
-    (x, x_fraction), (y, y_fraction) = _fixed_point_axes(inverse, width, height)
-    cells = np.empty((height, width, 2), np.int16)
-    cells[..., 0] = np.clip(x, -2, frame.shape[1])  # a cell at -2 or at the limit has no tap in the frame
-    cells[..., 1] = np.clip(y, -2, frame.shape[0])
-    fractions = np.empty((height, width), np.uint16)
-    np.bitwise_or(y_fraction << FRACTION_BITS, x_fraction, out=fractions, casting="unsafe")
-    crop = cv2.remap(frame, cells, fractions, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    return crop  # type: ignore[return-value]  # cv2's stubs know no dtype
-
-
-def _sample_opencv4_numpy(
-    frame: NDArray[np.uint8], inverse: NDArray[np.float64], width: int, height: int
-) -> NDArray[np.uint8]:
-    """The same in integers with NumPy alone, for any size: the specification of ``sampling="opencv4"``."""
-    whole = 1 << FRACTION_BITS
-    axes = []
-    for (cell, fraction), limit in zip(
-        _fixed_point_axes(inverse, width, height), (frame.shape[1], frame.shape[0]), strict=True
-    ):
-        axes.append((_tap(cell, whole - fraction, limit), _tap(cell + 1, fraction, limit)))
-    total = np.full((height, width, 3), 1 << (WEIGHT_BITS - 1), np.int64)
-    for row, row_weight in axes[1]:
-        for column, column_weight in axes[0]:
-            weight = (column_weight * row_weight) << (WEIGHT_BITS - 2 * FRACTION_BITS)
-            total += frame[row, column] * weight[..., None]
-    return (total >> WEIGHT_BITS).astype(np.uint8)
-
-
 def _halved(frame: NDArray[np.uint8], plan: CropPlan, index: int) -> NDArray[np.uint8]:
     """What a crop samples: the frame, or the part of the halved frame that it sees."""
     if not plan.halvings[index]:
@@ -364,25 +277,4 @@ def _halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         )
     return cv2.resize(  # type: ignore[return-value]
         image, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA
-    )
-
-
-_SAMPLERS: dict[str, Callable[[NDArray[np.uint8], NDArray[np.float64], int, int], NDArray[Any]]] = {
-    "linear": _sample_linear,
-    "opencv4": _sample_opencv4,
-    "area": _sample_opencv4,  # of the halved frame
-}
-
-
-@lru_cache(maxsize=1)
-def _remap_is_exact() -> bool:
-    """Whether this build of OpenCV keeps integer maps in integers (x86 wheels of 4.12 and 5.0 do; a vendor's may not).
-
-    Decided once, on a small frame, rotated and not, beyond all four borders; about 2 ms on an idle core.
-    """
-    frame = np.random.default_rng(0).integers(0, 256, (37, 41, 3), dtype=np.uint8)
-    inverses = np.array([[[0.9, 0.31, -6.0], [-0.29, 0.83, 7.0]], [[1.03125, 0.0, -9.5], [0.0, 0.96875, -8.25]]])
-    return all(
-        np.array_equal(_sample_opencv4_remap(frame, inverse, 64, 64), _sample_opencv4_numpy(frame, inverse, 64, 64))
-        for inverse in inverses
     )

@@ -231,11 +231,12 @@ def _newton_step(
             step[flat] = 0
             local |= flat
         whole = np.flatnonzero(~local)
-        rescaled = _whole_map_windows(
-            maps, rows[whole], peaks[whole], scores[whole], reach=reach, blur_kernel=blur_kernel
-        )
-        logs = np.log(np.clip(rescaled, np.float32(floor), np.float32(ceiling)))
-        step[whole] = _solve(*differentiate(logs))[0]
+        if len(whole):
+            rescaled = _whole_map_windows(
+                maps, rows[whole], peaks[whole], scores[whole], reach=reach, blur_kernel=blur_kernel
+            )
+            logs = np.log(np.clip(rescaled, np.float32(floor), np.float32(ceiling)))
+            step[whole] = _solve(*differentiate(logs))[0]
     step[~np.isfinite(step).all(axis=1)] = 0
     offsets[moves] = step
     return offsets

@@ -11,12 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._crop import (
-    FRACTION_BITS,
-    REMAP_LIMIT,
     Sampling,
     _check_frame,
     _check_out,
-    _fixed_point_axes,
     _halve,
     _readable_by_opencv,
     check_normalisation,
@@ -24,6 +21,7 @@ from ._crop import (
     check_size,
 )
 from ._placement import Picture, Resize, picture_of
+from ._sampling import FRACTION_BITS, REMAP_LIMIT, fixed_point_axes
 
 __all__ = ["check_pad", "letterbox"]
 
@@ -130,7 +128,7 @@ def _look(frame_size: tuple[int, int], input_size: tuple[int, int], resize: Resi
     if sampling == "linear":
         x, y = (_float_axis(inverse[axis, axis], inverse[axis, 2], first[axis], picture[axis]) for axis in range(2))
     else:
-        axes = _fixed_point_axes(inverse, *input_size)
+        axes = fixed_point_axes(inverse, *input_size)
         parts = [slice(first[axis], first[axis] + picture[axis]) for axis in range(2)]
         x, y = (
             (cell.ravel()[part].astype(np.int64), fraction.ravel()[part])
@@ -227,7 +225,7 @@ def _gather(frame: NDArray[np.uint8], x: NDArray[np.int64], y: NDArray[np.int64]
 
 @lru_cache(maxsize=1)
 def _remap_is_exact() -> bool:
-    """Whether this build of OpenCV keeps integer maps in integers, with repeated borders; see _crop._remap_is_exact."""
+    """Whether this build of OpenCV keeps integer maps in integers, with repeated borders; see _sampling's."""
     frame = np.random.default_rng(0).integers(0, 256, (37, 41, 3), dtype=np.uint8)
     looks = [_look((41, 37), size, "stretch", "opencv4") for size in ((64, 64), (19, 23), (45, 38))]
     return all(

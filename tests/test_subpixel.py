@@ -158,6 +158,21 @@ def test_half_precision_weights_behind_a_cast():
     assert_same(model, rewritten)
 
 
+def test_weights_of_the_last_layer_that_are_made_behind_the_transposed_convolution():
+    """The new nodes read them, so they come later still: a graph has to be sorted."""
+    half = np.random.default_rng(3).standard_normal((2, 6, 1, 1)).astype(np.float16)
+    nodes = [
+        transposed("a"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Cast", ["half"], ["last"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["r", "last"], ["y"]),
+    ]
+    model = model_of(nodes, weights() | {"half": half})
+    rewritten = subpixel_convolutions(model)
+    assert kinds(rewritten) == ["Cast", *["Conv", "Relu", "Conv"] * 4, "Concat", "DepthToSpace"]
+    assert_same(model, rewritten)
+
+
 def test_without_a_bias_and_with_an_old_opset():
     tensors = weights()
     del tensors["b"]

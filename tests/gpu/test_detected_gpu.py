@@ -51,7 +51,7 @@ class TorchGrid(HostGrid):
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pipeline, Pipeline]]:
     """On the host and on the GPU."""
     pytest.importorskip("torch")
-    from torch_engine import TorchEngine
+    from edgepose.benchmarks.torch_engine import TorchEngine
 
     path = write_painter(tmp_path / "m.onnx", painter_spec(sampling="opencv4"))
     spec = grid_spec(nms_iou=None, max_detections=6)

@@ -43,8 +43,7 @@ def expected(scenes: list[tuple[np.ndarray, np.ndarray]]) -> list[Any]:
 
 def torch_engine(precision: str = "fp32", model: str | Path = MODEL, **options: Any) -> Any:
     pytest.importorskip("torch")
-    from torch_engine import TorchEngine
-
+    from edgepose.benchmarks.torch_engine import TorchEngine
     from edgepose.models import find_model
 
     return TorchEngine(find_model(model), precision=precision, **options)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgepose.geometry import crop_affines
-from edgepose.kernels import _crop, reference
+from edgepose.kernels import _crop, _sampling, reference
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
 VECTORS = np.load(DATA / "affine.npz")
@@ -93,11 +93,11 @@ def test_remap_and_numpy_paths_agree():
         frame, affine, (width, height) = random_case(rng, number)
         inverse = _crop._invert(affine[None])[0]
         np.testing.assert_array_equal(
-            _crop._sample_opencv4_remap(frame, inverse, width, height),
-            _crop._sample_opencv4_numpy(frame, inverse, width, height),
+            next(_sampling._sample_by_remap([frame], inverse[None], width, height)),
+            _sampling._sample_opencv4(frame, inverse, width, height),
             err_msg=str(number),
         )
-    assert _crop._remap_is_exact()
+    assert _sampling._remap_is_exact()
 
 
 @pytest.mark.skipif(int(cv2.__version__.split(".")[0]) != 4, reason="needs OpenCV 4: 5.0 interpolates in float32")
@@ -113,12 +113,12 @@ def test_a_build_of_opencv_that_rounds_otherwise_is_not_used(monkeypatch):
     rng = np.random.default_rng(3)
     frame, affine, size = random_case(rng, 2)
     expected = reference.crop_warp(frame, affine[None], size, sampling="opencv4")
-    monkeypatch.setattr(_crop.cv2, "remap", lambda *_, **__: np.zeros((size[1], size[0], 3), np.uint8))
-    _crop._remap_is_exact.cache_clear()
+    monkeypatch.setattr(_sampling.cv2, "remap", lambda *_, **__: np.zeros((size[1], size[0], 3), np.uint8))
+    _sampling._remap_is_exact.cache_clear()
     try:
         np.testing.assert_array_equal(reference.crop_warp(frame, affine[None], size, sampling="opencv4"), expected)
     finally:
-        _crop._remap_is_exact.cache_clear()
+        _sampling._remap_is_exact.cache_clear()
 
 
 def test_frames_beyond_remaps_limit():
@@ -275,3 +275,45 @@ def test_wrong_arguments():
     for bad_out in (out[0], out.transpose(0, 1, 3, 2), np.zeros((1, 3, 5, 8), np.float32)[..., ::2]):
         with pytest.raises(ValueError, match="C-contiguous"):
             reference.crop_warp(frame, affines, size, mean=MEAN, std=STD, out=bad_out)
+
+
+@pytest.mark.parametrize("sampling", ["linear", "opencv4", "area"])
+@pytest.mark.parametrize("rotation", [0.0, 30.0])
+def test_crops_of_one_call_equal_those_of_single_calls(sampling, rotation):
+    """They share scratch memory and, upright, their coordinates: nothing of one crop may reach another."""
+    rng = np.random.default_rng(13)
+    frame = rng.integers(0, 256, (150, 210, 3), dtype=np.uint8)
+    boxes = [[20, 30, 90, 140], [-60, -80, 40, 50], [900, 900, 950, 960], [-500, -400, 700, 800], [60, 5, 64, 9]]
+    affines = crop_affines(boxes, (24, 32), rotation=rotation)
+    together = reference.crop_warp(frame, affines, (24, 32), sampling=sampling)
+    normalised = reference.crop_warp(frame, affines, (24, 32), sampling=sampling, mean=MEAN, std=STD)
+    for index, affine in enumerate(affines):
+        alone = reference.crop_warp(frame, affine[None], (24, 32), sampling=sampling)
+        np.testing.assert_array_equal(together[index], alone[0])
+        alone = reference.crop_warp(frame, affine[None], (24, 32), sampling=sampling, mean=MEAN, std=STD)
+        np.testing.assert_array_equal(normalised[index], alone[0])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (24, 32)])
+def test_normalisation_is_subtraction_then_division_in_float32(size):
+    """A table holds the results of whole levels: they are those of the arithmetic, for every level, to the bit."""
+    frame = np.arange(256 * 3, dtype=np.uint32).reshape(16, 16, 3).astype(np.uint8)  # all levels in each channel
+    affines = crop_affines([[0, 0, 15, 15], [3, 2, 9, 8]], size)
+    levels = reference.crop_warp(frame, affines, size, sampling="opencv4")
+    tensor = reference.crop_warp(frame, affines, size, sampling="opencv4", mean=MEAN, std=STD)
+    expected = (levels[..., ::-1].astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    np.testing.assert_array_equal(tensor, expected.transpose(0, 3, 1, 2))
+
+
+def test_an_opencv_that_does_not_write_where_it_is_told(monkeypatch):
+    """cv2 may give back other memory than it was handed; the crops are the same."""
+    frame, affine, size = random_case(np.random.default_rng(14), 2)
+    expected = reference.crop_warp(frame, affine[None], size, sampling="opencv4", mean=MEAN, std=STD)
+    lut, split, remap = cv2.LUT, cv2.split, cv2.remap
+    monkeypatch.setattr(cv2, "LUT", lambda levels, table, dst=None: lut(levels, table))
+    monkeypatch.setattr(cv2, "split", lambda levels, mv=None: split(levels))
+    monkeypatch.setattr(cv2, "remap", lambda *args, dst=None, **more: remap(*args, **more))
+    out = np.zeros_like(expected)
+    found = reference.crop_warp(frame, affine[None], size, sampling="opencv4", mean=MEAN, std=STD, out=out)
+    assert found is out
+    np.testing.assert_array_equal(out, expected)

@@ -1,0 +1,192 @@
+"""Has a change made it slower? Two records of one suite, row against row: `edgepose bench compare OLD.json NEW.json`.
+
+A time is worse where its median grew by more than the tolerance and the 95 % intervals of both medians lie apart, so
+that noise alone does not fail a build. Single numbers (landmark changes, PCK, memory, ratios) have their intervals
+where they were measured, else none: then the tolerance decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgepose.benchmarks.records import Label, Record, Row
+from edgepose.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["TOLERANCE", "Change", "Comparison", "compare", "print_table"]
+
+TOLERANCE = 0.05
+BUSY = 0.5  # load average for each core, beyond which something else was running
+HIGHER_IS_BETTER = ("frames/s", "boxes/s", "ratio")
+HIGHER_STATISTICS = ("PCK@0.2", "PCK@0.05", "AUC", "speed-up")
+SMALLEST = {"px": 0.01, "%": 0.5}  # differences of no consequence, whatever the quotient says
+Verdict = Literal["worse", "better", "same"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row in both records.
+
+    Attributes:
+        labels, unit: the row's.
+        old, new: its median, or its value.
+        factor: new / old; above 1 the number grew. Infinite where old is 0.
+        verdict: beyond the tolerance and beyond chance, or the same.
+    """
+
+    labels: Mapping[str, Label]
+    unit: str
+    old: float
+    new: float
+    factor: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows of two records.
+
+    Attributes:
+        changes: of the rows in both, worst first.
+        gone, added: rows that are in one only.
+        warnings: why the two may not be comparable.
+    """
+
+    changes: tuple[Change, ...]
+    gone: tuple[Row, ...]
+    added: tuple[Row, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def worse(self) -> list[Change]:
+        """The regressions."""
+        return [change for change in self.changes if change.verdict == "worse"]
+
+
+def compare(old: Record, new: Record, *, tolerance: float = TOLERANCE) -> Comparison:
+    """Hold ``new`` against ``old``.
+
+    Args:
+        old, new: of the same suite.
+        tolerance: a change up to this part of the old number is none.
+
+    Raises:
+        InputError: records of two suites, no row in common, a tolerance that is not between 0 and 1, or a record with
+            two rows of the same labels.
+    """
+    if old.suite != new.suite:
+        raise InputError(f"two records of one suite are compared, got {old.suite} and {new.suite}")
+    if not 0 <= tolerance < 1:
+        raise InputError(f"tolerance is a part of the old number, from 0 to below 1, got {tolerance}")
+    before, after = _by_labels(old), _by_labels(new)
+    changes = [_change(before[key], row, tolerance) for key, row in after.items() if key in before]
+    if not changes:
+        raise InputError(f"the two records of {old.suite} have no row in common: run the same command for both")
+    changes.sort(key=_badness, reverse=True)
+    return Comparison(
+        tuple(changes),
+        tuple(row for key, row in before.items() if key not in after),
+        tuple(row for key, row in after.items() if key not in before),
+        tuple(_warnings(old, new)),
+    )
+
+
+def print_table(comparison: Comparison, console: Console, *, everything: bool = False) -> None:
+    """What got worse and what got better; with ``everything`` also what stayed as it was."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    marks = {"worse": "[red]worse[/]", "better": "[green]better[/]", "same": "same"}
+    shown = [change for change in comparison.changes if everything or change.verdict != "same"]
+    if shown:
+        table = Table("what", "old", "new", "factor", "")
+        for change in shown:
+            words = ", ".join(f"{key} {value}" for key, value in change.labels.items())
+            old, new = (f"{number:.4g} {change.unit}" for number in (change.old, change.new))
+            table.add_row(escape(words), old, new, f"{change.factor:.3f}", marks[change.verdict])
+        console.print(table)
+    count = len(comparison.changes)
+    worse, better = len(comparison.worse), sum(change.verdict == "better" for change in comparison.changes)
+    console.print(f"{count} figures compared: {worse} worse, {better} better, {count - worse - better} the same")
+    for what, rows in (("only in the old record", comparison.gone), ("only in the new record", comparison.added)):
+        if rows:
+            console.print(f"{len(rows)} {what}, for instance {escape(str(dict(rows[0].labels)))}", highlight=False)
+    for warning in comparison.warnings:
+        console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
+
+
+def _by_labels(record: Record) -> dict[tuple[Any, ...], Row]:
+    rows: dict[tuple[Any, ...], Row] = {}
+    for row in record.rows:
+        key = (row.unit, *sorted(row.labels.items()))
+        if key in rows:
+            raise InputError(f"the record of {record.suite} has two rows of {dict(row.labels)} in {row.unit}")
+        rows[key] = row
+    return rows
+
+
+def _change(old: Row, new: Row, tolerance: float) -> Change:
+    before, after = _number(old), _number(new)
+    factor = after / before if before else float("inf") if after else 1.0
+    grew, shrank = factor > 1 + tolerance, factor < 1 / (1 + tolerance)
+    apart = _apart(old.values, new.values) and abs(after - before) > SMALLEST.get(old.unit, 0)
+    verdict: Verdict = "same"
+    if apart and (grew or shrank):
+        verdict = "better" if grew == _higher_is_better(new) else "worse"
+    return Change(new.labels, new.unit, before, after, factor, verdict)
+
+
+def _number(row: Row) -> float:
+    for key in ("p50", "value", "median", "mean"):
+        if key in row.values:
+            return float(row.values[key])
+    return float(next(iter(row.values.values())))
+
+
+def _apart(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
+    """Whether the intervals do not touch; without intervals: whether the numbers differ at all."""
+    if not all(key in values for values in (old, new) for key in ("low", "high")):
+        return True
+    return old["high"] < new["low"] or new["high"] < old["low"]
+
+
+def _higher_is_better(row: Row) -> bool:
+    if "against" in row.labels and row.unit in {"ratio", "x"}:
+        return True  # how many times as fast as another
+    if row.labels.get("figure") == "ratio":
+        return True
+    return row.labels.get("statistic") in HIGHER_STATISTICS or row.unit in HIGHER_IS_BETTER[:2]
+
+
+def _badness(change: Change) -> tuple[int, float]:
+    order = {"worse": 2, "better": 1, "same": 0}[change.verdict]
+    return order, max(change.factor, 1 / change.factor if change.factor else float("inf"))
+
+
+def _warnings(old: Record, new: Record) -> list[str]:
+    """Why a difference may not come from the change."""
+    found = []
+    if old.device != new.device:
+        found.append(f"two devices: {old.device} and {new.device}. The factors say nothing about a change of the code")
+    before, after = old.environment, new.environment
+    names = ("python", "os", "command")
+    found += [
+        f"{name}: {before.get(name)} then, {after.get(name)} now"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+    versions = [dict(environment.get("versions", {})) for environment in (before, after)]
+    for package in sorted(set(versions[0]) | set(versions[1])):
+        if package != "edgepose" and versions[0].get(package) != versions[1].get(package):
+            then, now = (version.get(package, "absent") for version in versions)
+            found.append(f"{package}: {then} then, {now} now")
+    for when, environment in (("old", before), ("new", after)):
+        loads, cores = environment.get("load_average") or [0.0], environment.get("cpu", {}).get("cores") or 1
+        # the suite itself keeps all cores busy: only what goes beyond that is somebody else
+        if loads[0] > cores * (1 + BUSY):
+            found.append(f"the {when} record was made on a busy machine: load {loads[0]} on {cores} cores")
+    return found

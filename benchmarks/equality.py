@@ -1,0 +1,172 @@
+"""Equality before time: how far the landmarks of each way are from those of another, independent one.
+
+Distances are in px of the crop: there a network's answers are as exact as they are, however large the box is in its
+frame. The reference is the first of REFERENCES that runs, PyTorch's where it is installed: no code of ours stands
+between the frame and its landmarks but the matrices of the crops. Landmarks whose peak is below SURE in the reference
+are left out, and counted: a garment without sleeves has no cuffs, and where they are is noise in every way.
+
+What differs between ways that mean the same: sums in another order (1e-6 of a heatmap), and the crop. OpenCV 5 rounds
+the weights of bilinear interpolation otherwise than OpenCV 4, on which the published models were trained and whose
+arithmetic ours repeats, so that levels of the crop differ by one here and there. Both are far below the limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose import geometry
+from edgepose.benchmarks.bench_models import BenchModel
+from edgepose.benchmarks.records import Label, Row
+from edgepose.benchmarks.scenes import Scene
+from edgepose.benchmarks.ways import OURS, Explained, Way, key_of
+from edgepose.errors import InputError
+
+__all__ = ["LIMITS", "REFERENCES", "SURE", "Agreement", "Limit", "check", "compare", "crop_distances"]
+
+REFERENCES = ("pytorch", "onnxruntime batched", OURS)  # at fp32
+SURE = 0.2  # of a peak
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The largest distances, px of the crop, at which landmarks count as equal."""
+
+    median: float
+    mean: float
+
+
+# A hundredth of a heatmap's cell in the middle, and no outliers that would move the mean: a peak that jumps to another
+# place moves by tens of px. INT8 is another network: its mean is held, nothing else.
+LIMITS = {"fp32": Limit(0.05, 0.5), "int8": Limit(0.5, 0.5)}
+# A way that cuts another crop, by half a pixel, shows the network another picture: its answers move with it, and where
+# two peaks were nearly equal one landmark in a hundred jumps from one to the other. Its row tells how many.
+OTHER_CROP = Limit(0.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the landmarks of a way are from the reference's.
+
+    Attributes:
+        median, mean, p99, worst: distances, px of the crop.
+        within: per cent of the landmarks that are less than 1 px apart.
+        compared, left_out: how many landmarks; left out is what the reference itself is not sure of.
+    """
+
+    median: float
+    mean: float
+    p99: float
+    worst: float
+    within: float
+    compared: int
+    left_out: int
+
+    def values(self) -> dict[str, float]:
+        """For a row of a record."""
+        return {
+            "median": self.median,
+            "mean": self.mean,
+            "p99": self.p99,
+            "worst": self.worst,
+            "within 1 px, %": self.within,
+            "compared": self.compared,
+            "left out": self.left_out,
+        }
+
+
+def crop_distances(
+    keypoints: NDArray[np.floating],  # (N, K, 2) frame px
+    reference: NDArray[np.floating],  # (N, K, 2) frame px
+    boxes: NDArray[np.float32],  # (N, 4) xyxy, frame px
+    model: BenchModel,
+) -> NDArray[np.float64]:  # (N, K)
+    """Distances, px of the crops of these boxes."""
+    affines = geometry.crop_affines(boxes, model.spec.input_size, model.spec.codec, model.spec.padding)
+    ours, theirs = (geometry.transform_points(points, affines) for points in (keypoints, reference))
+    return np.asarray(np.linalg.norm(ours - theirs, axis=-1))
+
+
+def compare(distances: NDArray[np.float64], scores: NDArray[np.floating]) -> Agreement:
+    """Distances of any shape, and the reference's scores of the same shape.
+
+    Raises:
+        InputError: no landmark is sure, so that there is nothing to compare.
+    """
+    sure = np.asarray(scores) >= SURE
+    kept = np.asarray(distances)[sure]
+    if not kept.size:
+        raise InputError(f"no landmark of the reference has a peak of at least {SURE}: nothing to compare")
+    median, p99 = np.percentile(kept, (50, 99))
+    within = 100 * float((kept < 1).mean())
+    return Agreement(
+        float(median), float(kept.mean()), float(p99), float(kept.max()), within, kept.size, int((~sure).sum())
+    )
+
+
+def check(
+    model: BenchModel, ways: Mapping[tuple[str, str], Way], scenes: Sequence[Scene], frame: str
+) -> tuple[list[Row], dict[tuple[str, str], str]]:
+    """Run every way on the same scenes and hold its landmarks against the reference's.
+
+    Args:
+        model: what all of them run. Landmarks of random weights are noise: their distances are told, not judged.
+        ways: opened, by name and precision.
+        scenes: with one box or more each.
+        frame: their size, as rows name it.
+
+    Returns:
+        Rows in px with labels way, model, precision, frame, statistic ``landmark change`` and ``against``, the
+        reference; of a way with a geometry of its own also ``landmark change, as returned``. And what to tell of the
+        ways whose landmarks are others.
+
+    Raises:
+        InputError: none of REFERENCES is among the ways, or no landmark is sure.
+    """
+    name = next((name for name in REFERENCES if (name, "fp32") in ways), None)
+    if name is None:
+        raise InputError(f"landmarks are held against one of {', '.join(REFERENCES)} at fp32; none of them runs here")
+    expected = [ways[name, "fp32"](*scene) for scene in scenes]
+    scores = np.concatenate([found[1] for found in expected])
+    if not model.trained:
+        scores = np.ones_like(scores)
+    rows: list[Row] = []
+    unequal: dict[tuple[str, str], str] = {}
+    for (way_name, precision), way in ways.items():
+        if (way_name, precision) == (name, "fp32"):
+            continue
+        found = [np.asarray(way(*scene)[0], np.float64) for scene in scenes]
+        labels: dict[str, Label] = {"way": way_name, "model": model.name, "precision": precision, "frame": frame}
+        labels |= {"statistic": "landmark change", "against": name}
+        limit = LIMITS[precision]
+        if isinstance(way, Explained):
+            returned = _agreement(found, expected, scores, scenes, model)
+            rows.append(Row({**labels, "statistic": "landmark change, as returned"}, "px", returned.values()))
+            found = [way.explained(points, scene.boxes) for points, scene in zip(found, scenes, strict=True)]
+            limit = OTHER_CROP
+        agreement = _agreement(found, expected, scores, scenes, model)
+        rows.append(Row(labels, "px", agreement.values()))
+        if model.trained and not (agreement.median <= limit.median and agreement.mean <= limit.mean):
+            unequal[way_name, precision] = (
+                f"{model.name}, {frame}: the landmarks of {key_of(way_name, precision)} are others than {name}'s: "
+                f"median {agreement.median:.3g}, mean {agreement.mean:.3g} px of the crop (limits {limit.median:g} and "
+                f"{limit.mean:g})"
+            )
+    return rows, unequal
+
+
+def _agreement(
+    found: Sequence[NDArray[np.float64]],
+    expected: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]],
+    scores: NDArray[np.floating],
+    scenes: Sequence[Scene],
+    model: BenchModel,
+) -> Agreement:
+    distances = [
+        crop_distances(points, reference, scene.boxes, model)
+        for points, (reference, _), scene in zip(found, expected, scenes, strict=True)
+    ]
+    return compare(np.concatenate(distances), scores)

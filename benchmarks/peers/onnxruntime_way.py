@@ -1,0 +1,62 @@
+"""ONNX Runtime by hand: OpenCV in front of it, NumPy behind it, the file as it was exported.
+
+``onnxruntime loop`` is what tutorials show: for each box one warpAffine, one normalisation in NumPy, one run of the
+network, one decoding. ``onnxruntime batched`` is as good as these libraries get without code of one's own below NumPy:
+all boxes in one run, normalised by OpenCV's blobFromImages.
+
+Choices in their favour: default session options, which use all cores and the highest level of graph optimisation; where
+the process may not use all CPUs, as many threads as it may; the affines of all boxes at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgepose.benchmarks.bench_models import BenchModel
+from edgepose.benchmarks.peers import mmpose_steps
+from edgepose.benchmarks.peers.opencv_steps import crop_pictures, network_input
+from edgepose.benchmarks.ways import WayOptions, model_file, session_threads
+
+__all__ = ["OnnxRuntimeWay"]
+
+
+class OnnxRuntimeWay:
+    """See the module."""
+
+    def __init__(self, model: BenchModel, options: WayOptions, *, batched: bool) -> None:
+        self.name = "onnxruntime batched" if batched else "onnxruntime loop"
+        self.version = f"onnxruntime {onnxruntime.__version__}"
+        self._spec, self._batched = model.spec, batched
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = session_threads(options) or 0
+        self._session = onnxruntime.InferenceSession(
+            str(model_file(model, options)), settings, providers=["CPUExecutionProvider"]
+        )
+        self._input = self._session.get_inputs()[0].name
+        self._mean, self._std = np.array([model.spec.mean, model.spec.std], np.float32)
+
+    def __call__(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+        pictures, affines = crop_pictures(frame, boxes, self._spec)
+        if self._batched:
+            return mmpose_steps.landmarks(self._run(network_input(pictures, self._spec)), affines, self._spec)
+        keypoints, scores = [], []
+        for picture, affine in zip(pictures, affines, strict=True):
+            rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.float32)
+            image = np.ascontiguousarray(((rgb - self._mean) / self._std).transpose(2, 0, 1)[None])
+            points, peaks = mmpose_steps.landmarks(self._run(image), affine[None], self._spec)
+            keypoints.append(points)
+            scores.append(peaks)
+        return np.concatenate(keypoints), np.concatenate(scores)
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        heatmaps: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
+        return heatmaps
+
+    def close(self) -> None:
+        """Drop the session."""
+        self._session = None

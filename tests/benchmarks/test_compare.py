@@ -1,0 +1,117 @@
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from edgepose.benchmarks.compare import compare, print_table
+from edgepose.benchmarks.records import Record, Row
+from edgepose.cli import app
+from edgepose.errors import InputError
+
+ENVIRONMENT = {
+    "date": "2026-01-01T00:00:00+00:00",
+    "commit": "0" * 12,
+    "command": "edgepose bench latency",
+    "python": "3.11.7",
+    "os": "Linux x86_64",
+    "versions": {"numpy": "2.4.0"},
+    "cpu": {"name": "A processor", "cores": 2, "usable": 2, "flags": []},
+    "load_average": [1.0, 1.0, 1.0],
+}
+
+
+def time(p50: float, width: float = 0.02, **labels) -> Row:
+    values = {"p50": p50, "low": p50 * (1 - width), "high": p50 * (1 + width), "runs": 30}
+    return Row({"way": "edgepose", "boxes": 8, "stage": "total", **labels}, "ms", values)
+
+
+def record(*rows: Row, suite: str = "latency", device: str = "A processor", **environment) -> Record:
+    return Record(suite, device, {**ENVIRONMENT, **environment}, rows)
+
+
+def verdict(old: Row, new: Row, **options) -> str:
+    (change,) = compare(record(old), record(new), **options).changes
+    return change.verdict
+
+
+def test_a_time_that_grew_beyond_tolerance_and_chance_is_worse():
+    assert verdict(time(100), time(110)) == "worse"
+    assert verdict(time(100), time(90)) == "better"
+    assert verdict(time(100), time(104)) == "same"  # within the tolerance
+    assert verdict(time(100, width=0.1), time(110, width=0.1)) == "same"  # the intervals touch
+    assert verdict(time(100), time(110), tolerance=0.2) == "same"
+
+
+@pytest.mark.parametrize(
+    ("labels", "unit", "old", "new", "expected"),
+    [
+        ({"stage": "total", "against": "rtmlib"}, "ratio", 1.3, 1.1, "worse"),
+        ({"arrangement": "one"}, "frames/s", 20, 25, "better"),
+        ({"statistic": "landmark change"}, "px", 0.3, 0.6, "worse"),
+        ({"statistic": "landmark change"}, "px", 0.001, 0.002, "same"),  # a thousandth of a pixel
+        ({"statistic": "PCK@0.2"}, "%", 98.0, 90.0, "worse"),
+        ({"axis": "memory"}, "MB", 100, 120, "worse"),
+        ({"statistic": "landmark change"}, "px", 0.0, 0.5, "worse"),
+    ],
+)
+def test_each_kind_of_number_has_its_better_side(labels, unit, old, new, expected):
+    assert verdict(Row(labels, unit, {"value": old}), Row(labels, unit, {"value": new})) == expected
+
+
+def test_worst_first_and_rows_of_one_record_are_told():
+    old = record(time(100, way="a"), time(100, way="b"), time(100, way="c"), time(5, way="gone"))
+    new = record(time(120, way="a"), time(150, way="b"), time(50, way="c"), time(7, way="added"))
+    comparison = compare(old, new)
+    assert [change.labels["way"] for change in comparison.changes] == ["b", "a", "c"]
+    assert [change.labels["way"] for change in comparison.worse] == ["b", "a"]
+    assert [row.labels["way"] for row in comparison.gone] == ["gone"]
+    assert [row.labels["way"] for row in comparison.added] == ["added"]
+
+
+def test_what_makes_two_records_hard_to_compare_is_told():
+    old = record(time(1))
+    new = record(time(1), device="Another", python="3.12.1", versions={"numpy": "2.5.0"}, load_average=[9.0, 1.0, 1.0])
+    text = "\n".join(compare(old, new).warnings)
+    for words in ("two devices", "python: 3.11.7 then, 3.12.1 now", "numpy: 2.4.0 then", "busy machine: load 9.0"):
+        assert words in text
+    assert compare(old, old).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "words"),
+    [
+        (record(time(1)), record(time(1), suite="startup"), {}, "latency and startup"),
+        (record(time(1)), record(time(1, way="x")), {}, "no row in common"),
+        (record(time(1)), record(time(1)), {"tolerance": 1.0}, "tolerance"),
+        (record(time(1), time(2)), record(time(1)), {}, "two rows"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(old, new, options, words):
+    with pytest.raises(InputError, match=words):
+        compare(old, new, **options)
+
+
+def test_the_command_fails_on_a_regression_only(tmp_path):
+    old, slow, fast = (tmp_path / name for name in ("old", "slow", "fast"))
+    paths = [record(time(p50)).save(folder) for folder, p50 in ((old, 100), (slow, 150), (fast, 60))]
+    run = CliRunner().invoke
+    failed = run(app, ["bench", "compare", str(paths[0]), str(paths[1])])
+    assert failed.exit_code == 1
+    assert "1 worse" in failed.output
+    passed = run(app, ["bench", "compare", str(paths[0]), str(paths[2])])
+    assert passed.exit_code == 0, passed.output
+    assert "1 better" in passed.output
+    assert run(app, ["bench", "compare", str(paths[0]), str(paths[1]), "--tolerance", "0.6"]).exit_code == 0
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    assert run(app, ["bench", "compare", str(paths[0]), str(broken)]).exit_code == 1
+
+
+def test_the_table_names_what_changed():
+    stream = StringIO()
+    comparison = compare(record(time(100, way="rtmlib [x]")), record(time(200, way="rtmlib [x]")))
+    print_table(comparison, Console(file=stream, width=200))
+    assert "rtmlib [x]" in stream.getvalue()
+    assert "2.000" in stream.getvalue()
+    assert "1 figures compared: 1 worse" in stream.getvalue()
