@@ -41,13 +41,14 @@ def keep(record: Record, output: Path) -> None:
     """Save a suite's record and draw its plots beside it; says where they are and what was noted."""
     for note in record.notes:
         messages.print(f"[dim]{escape(note)}[/]", soft_wrap=True, highlight=False)
+    from edgepose.benchmarks.plots import plot
+    from edgepose.errors import MissingDependencyError
+
     paths = [record.save(output)]
     try:
-        from edgepose.benchmarks.plots import plot
-    except ModuleNotFoundError as error:
-        messages.print(f"no plots: {error.name} is not installed (pip install 'edgepose[bench]')", highlight=False)
-    else:
         paths += plot(record, output)
+    except MissingDependencyError as error:
+        messages.print(f"no plots: {escape(str(error))}", soft_wrap=True, highlight=False)
     for path in paths:
         console.print(escape(str(path)), soft_wrap=True, highlight=False)
 

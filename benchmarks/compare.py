@@ -1,8 +1,9 @@
 """Has a change made it slower? Two records of one suite, row against row: `edgepose bench compare OLD.json NEW.json`.
 
 A time is worse where its median grew by more than the tolerance and the 95 % intervals of both medians lie apart, so
-that noise alone does not fail a build. Single numbers (landmark changes, PCK, memory, ratios) have their intervals
-where they were measured, else none: then the tolerance decides.
+that noise alone does not fail a build. Single numbers (landmark changes, memory, ratios) have their intervals where
+they were measured, else none: then the tolerance decides. Fractions (PCK, mAP) are worse when they fall by more than
+half a hundredth: five per cent of them would be far too much to lose unseen.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ __all__ = ["TOLERANCE", "Change", "Comparison", "compare", "print_table"]
 
 TOLERANCE = 0.05
 BUSY = 0.5  # load average for each core, beyond which something else was running
-HIGHER_IS_BETTER = ("frames/s", "boxes/s", "ratio")
-HIGHER_STATISTICS = ("PCK@0.2", "PCK@0.05", "AUC", "speed-up")
+HIGHER_IS_BETTER = ("frames/s", "boxes/s")
+FRACTIONS = ("PCK", "AUC", "mAP", "AP@", "recall")  # what a statistic or figure begins with that lies between 0 and 1
+FRACTION_TOLERANCE = 0.005
 SMALLEST = {"px": 0.01, "%": 0.5}  # differences of no consequence, whatever the quotient says
+MIDDLES = ("p50", "value", "mean", "median")  # the number of a row that stands for it, the first that there is
 Verdict = Literal["worse", "better", "same"]
 
 
@@ -83,7 +86,12 @@ def compare(old: Record, new: Record, *, tolerance: float = TOLERANCE) -> Compar
     if not 0 <= tolerance < 1:
         raise InputError(f"tolerance is a part of the old number, from 0 to below 1, got {tolerance}")
     before, after = _by_labels(old), _by_labels(new)
-    changes = [_change(before[key], row, tolerance) for key, row in after.items() if key in before]
+    changes = [
+        _change(part, other, tolerance)
+        for key, row in after.items()
+        if key in before
+        for part, other in _parts(before[key], row)
+    ]
     if not changes:
         raise InputError(f"the two records of {old.suite} have no row in common: run the same command for both")
     changes.sort(key=_badness, reverse=True)
@@ -129,22 +137,32 @@ def _by_labels(record: Record) -> dict[tuple[Any, ...], Row]:
     return rows
 
 
+def _parts(old: Row, new: Row) -> list[tuple[Row, Row]]:
+    """Rows of several figures (PCK and AUC and ...) one by one, with the label figure; others as they are."""
+    if any(key in new.values for key in MIDDLES):
+        return [(old, new)]
+    return [
+        tuple(Row({**row.labels, "figure": name}, row.unit, {"value": row.values[name]}) for row in (old, new))  # type: ignore[misc]
+        for name in new.values
+        if name in old.values
+    ]
+
+
 def _change(old: Row, new: Row, tolerance: float) -> Change:
     before, after = _number(old), _number(new)
     factor = after / before if before else float("inf") if after else 1.0
     grew, shrank = factor > 1 + tolerance, factor < 1 / (1 + tolerance)
     apart = _apart(old.values, new.values) and abs(after - before) > SMALLEST.get(old.unit, 0)
     verdict: Verdict = "same"
+    if _is_fraction(new):
+        apart, grew, shrank = True, after > before + FRACTION_TOLERANCE, after < before - FRACTION_TOLERANCE
     if apart and (grew or shrank):
         verdict = "better" if grew == _higher_is_better(new) else "worse"
     return Change(new.labels, new.unit, before, after, factor, verdict)
 
 
 def _number(row: Row) -> float:
-    for key in ("p50", "value", "median", "mean"):
-        if key in row.values:
-            return float(row.values[key])
-    return float(next(iter(row.values.values())))
+    return float(next(row.values[key] for key in MIDDLES if key in row.values))
 
 
 def _apart(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
@@ -154,12 +172,15 @@ def _apart(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
     return old["high"] < new["low"] or new["high"] < old["low"]
 
 
+def _is_fraction(row: Row) -> bool:
+    return any(str(row.labels.get(key, "")).startswith(FRACTIONS) for key in ("statistic", "figure"))
+
+
 def _higher_is_better(row: Row) -> bool:
-    if "against" in row.labels and row.unit in {"ratio", "x"}:
-        return True  # how many times as fast as another
-    if row.labels.get("figure") == "ratio":
-        return True
-    return row.labels.get("statistic") in HIGHER_STATISTICS or row.unit in HIGHER_IS_BETTER[:2]
+    """Rates, fractions, and ratios that say how many times as fast as another way ours is."""
+    leads = row.unit == "ratio" and ("against" in row.labels or row.labels.get("statistic") == "speed-up")
+    leads = leads or "ratio" in (row.labels.get("figure"), row.labels.get("stage"))
+    return leads or _is_fraction(row) or row.unit in HIGHER_IS_BETTER
 
 
 def _badness(change: Change) -> tuple[int, float]:

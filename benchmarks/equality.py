@@ -24,11 +24,12 @@ from edgepose.benchmarks.records import Label, Row
 from edgepose.benchmarks.scenes import Scene
 from edgepose.benchmarks.ways import OURS, Explained, Way, key_of
 from edgepose.errors import InputError
+from edgepose.result import MIN_SCORE
 
 __all__ = ["LIMITS", "REFERENCES", "SURE", "Agreement", "Limit", "check", "compare", "crop_distances"]
 
 REFERENCES = ("pytorch", "onnxruntime batched", OURS)  # at fp32
-SURE = 0.2  # of a peak
+SURE = MIN_SCORE  # of a peak: what the library itself draws, and tracks
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,6 @@ class Limit:
 # A hundredth of a heatmap's cell in the middle, and no outliers that would move the mean: a peak that jumps to another
 # place moves by tens of px. INT8 is another network: its mean is held, nothing else.
 LIMITS = {"fp32": Limit(0.05, 0.5), "int8": Limit(0.5, 0.5)}
-# A way that cuts another crop, by half a pixel, shows the network another picture: its answers move with it, and where
-# two peaks were nearly equal one landmark in a hundred jumps from one to the other. Its row tells how many.
-OTHER_CROP = Limit(0.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,9 @@ def check(
 
     Returns:
         Rows in px with labels way, model, precision, frame, statistic ``landmark change`` and ``against``, the
-        reference; of a way with a geometry of its own also ``landmark change, as returned``. And what to tell of the
-        ways whose landmarks are others.
+        reference. Of a way with a geometry of its own that is the distance of what it meant, and there are also
+        ``landmark change, as returned`` and ``landmark change, same crops``, by which it is judged. And what to tell
+        of the ways whose landmarks are others.
 
     Raises:
         InputError: none of REFERENCES is among the ways, or no landmark is sure.
@@ -129,8 +128,9 @@ def check(
     name = next((name for name in REFERENCES if (name, "fp32") in ways), None)
     if name is None:
         raise InputError(f"landmarks are held against one of {', '.join(REFERENCES)} at fp32; none of them runs here")
-    expected = [ways[name, "fp32"](*scene) for scene in scenes]
-    scores = np.concatenate([found[1] for found in expected])
+    answers = [ways[name, "fp32"](*scene) for scene in scenes]
+    expected = [np.asarray(keypoints, np.float64) for keypoints, _ in answers]
+    scores = np.concatenate([peaks for _, peaks in answers])
     if not model.trained:
         scores = np.ones_like(scores)
     rows: list[Row] = []
@@ -141,18 +141,22 @@ def check(
         found = [np.asarray(way(*scene)[0], np.float64) for scene in scenes]
         labels: dict[str, Label] = {"way": way_name, "model": model.name, "precision": precision, "frame": frame}
         labels |= {"statistic": "landmark change", "against": name}
-        limit = LIMITS[precision]
+        other = f"{name}'s"
         if isinstance(way, Explained):
+            other = "the model's on the same crops"
             returned = _agreement(found, expected, scores, scenes, model)
             rows.append(Row({**labels, "statistic": "landmark change, as returned"}, "px", returned.values()))
             found = [way.explained(points, scene.boxes) for points, scene in zip(found, scenes, strict=True)]
-            limit = OTHER_CROP
-        agreement = _agreement(found, expected, scores, scenes, model)
+        judged = agreement = _agreement(found, expected, scores, scenes, model)
         rows.append(Row(labels, "px", agreement.values()))
-        if model.trained and not (agreement.median <= limit.median and agreement.mean <= limit.mean):
+        if isinstance(way, Explained):
+            judged = _agreement(found, [way.meant(*scene) for scene in scenes], scores, scenes, model)
+            rows.append(Row({**labels, "statistic": "landmark change, same crops"}, "px", judged.values()))
+        limit = LIMITS[precision]
+        if model.trained and not (judged.median <= limit.median and judged.mean <= limit.mean):
             unequal[way_name, precision] = (
-                f"{model.name}, {frame}: the landmarks of {key_of(way_name, precision)} are others than {name}'s: "
-                f"median {agreement.median:.3g}, mean {agreement.mean:.3g} px of the crop (limits {limit.median:g} and "
+                f"{model.name}, {frame}: the landmarks of {key_of(way_name, precision)} are others than {other}: "
+                f"median {judged.median:.3g}, mean {judged.mean:.3g} px of the crop (limits {limit.median:g} and "
                 f"{limit.mean:g})"
             )
     return rows, unequal
@@ -160,13 +164,13 @@ def check(
 
 def _agreement(
     found: Sequence[NDArray[np.float64]],
-    expected: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]],
+    expected: Sequence[NDArray[np.float64]],
     scores: NDArray[np.floating],
     scenes: Sequence[Scene],
     model: BenchModel,
 ) -> Agreement:
     distances = [
         crop_distances(points, reference, scene.boxes, model)
-        for points, (reference, _), scene in zip(found, expected, scenes, strict=True)
+        for points, reference, scene in zip(found, expected, scenes, strict=True)
     ]
     return compare(np.concatenate(distances), scores)

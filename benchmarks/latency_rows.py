@@ -42,7 +42,7 @@ def places(record: Record) -> list[Place]:
 
 
 def main_place(record: Record, model: str) -> Place | None:
-    """8 boxes on 1080p, from which ratios are quoted; else what comes closest to that. None: the model was not timed."""
+    """8 boxes on 1080p, from which ratios are quoted; else what comes closest. None: the model was not timed."""
     of_model = [place for place in places(record) if place.model == model]
     return min(of_model, key=lambda place: (place.frame != MAIN_FRAME, abs(place.boxes - MAIN_BOXES)), default=None)
 
@@ -61,7 +61,7 @@ def way_of(row: Row) -> str:
 def stages(record: Record, row: Row) -> dict[str, float]:
     """Medians of a way's stages, ms; empty where it tells none. ``rest`` is what of the total they leave.
 
-    Stages of the device's clock can exceed the total of the host's: then they are no parts of it, and none are returned.
+    Stages of the device's clock can exceed the total of the host's: then they are no parts of it, and none come back.
     """
     own = {key: value for key, value in row.labels.items() if key != "stage"}
     parts = {
@@ -87,11 +87,11 @@ def lead(record: Record, row: Row, precision: str = "fp32") -> Mapping[str, floa
 
 
 def landmark_change(record: Record, row: Row) -> Row | None:
-    """How far a way's landmarks are from the reference's, px of the crop; None: it is the reference, or was not judged."""
+    """How far a way's landmarks are from the reference's, px of the crop; None: the reference, or not judged."""
     own = {key: row.labels[key] for key in ("model", "way", "precision")}
     found = record.find(**own, statistic="landmark change") or record.find(**own, stage="landmark change")
     same_frame = [one for one in found if one.labels["frame"] == row.labels["frame"]]
-    return (same_frame or found or [None])[0]
+    return next(iter(same_frame or found), None)
 
 
 def pixels(frame: str) -> int:

@@ -1,4 +1,4 @@
-"""Plots of a record, PNG and SVG, deterministic: `edgepose bench plot FILE...`; each suite draws its own when it ends."""
+"""Plots of a record, PNG and SVG, deterministic: `edgepose bench plot FILE...`; each suite draws its own at its end."""
 
 from __future__ import annotations
 

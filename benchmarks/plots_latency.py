@@ -51,8 +51,8 @@ def _bars(record: Record, main: Sequence[Place]) -> Any:
         # The fastest are on top, so that there is room beside them
         panels[0, 0].legend(shown.values(), shown, loc="upper right", title="ours, by stage", fontsize=9)
     caption = (
-        "Bar: median, end to end. Whisker: fastest run to p95. x: how many times as fast as that way edgepose is at the "
-        "same precision, median of the rounds' ratios."
+        "Bar: median, end to end. Whisker: fastest run to p95. x: how many times as fast as that way edgepose is at "
+        "the same precision, median of the rounds' ratios."
     )
     titles(drawn, "Latency: from a frame and boxes to landmarks", record, caption)
     return drawn
@@ -103,7 +103,7 @@ def _curves(record: Record, main: Sequence[Place], over: str) -> Iterator[tuple[
         from_zero(axes)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     panels[-1].set_xlabel("boxes" if over == "boxes" else "frame")
-    what = "the boxes" if over == "boxes" else "the frame"
+    what = "the number of boxes" if over == "boxes" else "the frame's size"
     titles(drawn, f"Latency over {what}", record, "Line: median, end to end. Band: its 95 % interval.")
     yield over, drawn
 
@@ -135,7 +135,7 @@ def throughput(record: Record) -> Iterator[tuple[str, Any]]:
     for row in record.rows:
         if row.unit == "frames/s":
             parts = [str(row.labels["model"])]
-            parts += [f"{row.labels[key]} {key}" for key in ("boxes", "frames") if key in row.labels]
+            parts += [f"{row.labels['boxes']} boxes a frame"] if "boxes" in row.labels else []
             panels_of.setdefault(", ".join(parts), []).append(row)
     if not panels_of:
         return
@@ -167,4 +167,5 @@ def _rate(row: Row) -> float:
 
 def _arranged(row: Row) -> str:
     name = way_of(row) if "precision" in row.labels else str(row.labels["way"])
-    return f"{name}: {row.labels['arrangement']}" if "arrangement" in row.labels else name
+    several = f", {row.labels['frames']} frames a call" if row.labels.get("frames", 1) != 1 else ""
+    return f"{name}: {row.labels['arrangement']}{several}"

@@ -1,4 +1,4 @@
-"""Plots of what a call costs as it grows: one for each axis, with the record's sentence on why it bends where it does."""
+"""Plots of what a call costs as it grows: one for each axis, with the record's sentence on why it bends there."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _memory(record: Record) -> Any:
     steps.legend(fontsize=9)
     for axes, title, label in (
         (steps, "after each step", "MB"),
-        (predictors, "several predictors", "predictors in one process, all used"),
+        (predictors, "several predictors", "in one process, all used"),
         (boxes, "growing calls", "boxes of the last call"),
     ):
         axes.set_title(title, fontsize=10.5)

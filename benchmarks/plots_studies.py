@@ -73,7 +73,7 @@ def startup(record: Record) -> Iterator[tuple[str, Any]]:
 def _legend(axes: Any, shown: Mapping[str, Any], columns: int) -> None:
     """What the panels below share, in a panel that holds nothing else."""
     axes.set_axis_off()
-    axes.legend(shown.values(), shown, loc="center left", ncols=columns, fontsize=9, borderaxespad=0)
+    axes.legend(shown.values(), shown, loc="center", ncols=columns, fontsize=9, borderaxespad=0)
 
 
 def _ways(record: Record, model: Any, cache: Any) -> list[str]:

@@ -48,7 +48,7 @@ STAGE_COLOURS = {
 LIBRARIES = {"edgepose": BLUE, "pytorch": VERMILION, "rtmlib": PURPLE, "onnxruntime": GREEN, "openvino": ORANGE}
 MARKERS = "osD^v<>P*X"
 DPI = 200
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
     "font.size": 10.5,
     "axes.titlesize": 11.5,

@@ -21,7 +21,7 @@ from edgepose.benchmarks.latency_rows import (
     timed,
     way_of,
 )
-from edgepose.benchmarks.records import Record, Row
+from edgepose.benchmarks.records import Label, Record, Row
 from edgepose.benchmarks.ways import OURS
 from edgepose.errors import InputError
 from edgepose.files import write_atomically
@@ -60,7 +60,7 @@ def report(files: Sequence[str | Path], results: str | Path, *, check: bool = Fa
         InputError: a file or result cannot be read, or a block has a name that there is not.
     """
     records = read_results(results)
-    difference = []
+    difference: list[str] = []
     for file in map(Path, files):
         try:
             before = file.read_text(encoding="utf-8")
@@ -68,8 +68,8 @@ def report(files: Sequence[str | Path], results: str | Path, *, check: bool = Fa
             raise InputError(f"{file} cannot be read: {error.strerror}") from None
         after = fill(before, records, source=str(file))
         if after != before:
-            lines = (text.splitlines(keepends=True) for text in (before, after))
-            difference += difflib.unified_diff(*lines, str(file), f"{file}, from the results")
+            old, new = (text.splitlines(keepends=True) for text in (before, after))
+            difference += difflib.unified_diff(old, new, str(file), f"{file}, from the results")
             if not check:
                 write_atomically(file, after.encode())
     return "".join(difference)
@@ -89,7 +89,9 @@ def fill(text: str, records: Records, *, source: str = "the text") -> str:
             raise InputError(f"{source}: there is no block {name!r}; the blocks are {', '.join(BLOCKS)}")
         suite, write = BLOCKS[name]
         found = records.get(suite, [])
-        parts = [write(record) + "\n\n" + _origin(record) for record in found]
+        parts = [
+            write(record) + "\n\n" + _origin(record) + (_notes(record) if name == suite else "") for record in found
+        ]
         return match[1] + ("\n\n".join(parts) or f"*Not recorded yet: `edgepose bench {suite}`.*") + "\n" + match[3]
 
     return MARK.sub(block, text)
@@ -101,15 +103,14 @@ def fill(text: str, records: Records, *, source: str = "the text") -> str:
 def performance(record: Record) -> str:
     """README's: 8 boxes on 1080p, each model's ways that a user would choose among, by name."""
     lines = []
+    precisions = _our_precisions(record)
     for model in _models(record):
         place = main_place(record, model)
         rows = {way_of(row): row for row in timed(record, place)} if place else {}
         for name in NARROW:
             if name in rows:
-                lines.append((model, name, *_latency_cells(record, rows[name])[1:]))
-    return _table(
-        ("model", "way", "ms", "95 % of runs within", "edgepose at fp32 is faster by", "landmarks apart"), lines
-    )
+                lines.append((model, name, *_latency_cells(record, rows[name], precisions)[1:]))
+    return _table(("model", *_latency_header(precisions)), lines)
 
 
 def latency(record: Record) -> str:
@@ -119,8 +120,9 @@ def latency(record: Record) -> str:
         place = main_place(record, model)
         if place is None:
             continue
-        lines = [_latency_cells(record, row) for row in timed(record, place)]
-        header = ("way", "ms", "95 % of runs within", "edgepose at fp32 is faster by", "landmarks apart, mean")
+        precisions = _our_precisions(record)
+        lines = [_latency_cells(record, row, precisions) for row in timed(record, place)]
+        header = _latency_header(precisions)
         parts.append(f"**{model}**, {place.boxes} boxes on {frame_name(place.frame)}\n\n" + _table(header, lines))
     return "\n\n".join(parts)
 
@@ -140,18 +142,16 @@ def latency_places(record: Record) -> str:
 
 def latency_stages(record: Record) -> str:
     """Ours by stage, and what all but the network takes."""
+    ours = [(place, row) for place in places(record) for row in timed(record, place) if row.labels["way"] == OURS]
+    parts_of = [(place, row, stages(record, row)) for place, row in ours]
+    names = list(dict.fromkeys(stage for *_, parts in parts_of for stage in parts))
     lines = []
-    for place in places(record):
-        for row in timed(record, place):
-            if row.labels["way"] != OURS:
-                continue
-            parts = stages(record, row)
-            rest = sum(value for key, value in parts.items() if key != "network")
-            share = f"{100 * rest / row.values['p50']:.1f} %" if parts else ""
-            cells = [_ms(parts[key]) if key in parts else "" for key in ("crop", "network", "decode", "rest")]
-            lines.append((place.model, way_of(row), f"{place.boxes} on {frame_name(place.frame)}", *cells, share))
-    header = ("model", "way", "boxes", "crop, ms", "network", "decode", "rest", "all but the network")
-    return _table(header, lines)
+    for place, row, parts in parts_of:
+        rest = sum(value for key, value in parts.items() if key != "network")
+        share = f"{100 * rest / row.values['p50']:.1f} %" if parts else ""
+        cells = [_ms(parts.get(name)) for name in names]
+        lines.append((place.model, way_of(row), f"{place.boxes} on {frame_name(place.frame)}", *cells, share))
+    return _table(("model", "way", "boxes", *(f"{name}, ms" for name in names), "all but the network"), lines)
 
 
 def losses(record: Record) -> str:
@@ -159,14 +159,14 @@ def losses(record: Record) -> str:
     lines = []
     for place in places(record):
         for row in timed(record, place):
-            ahead = lead(record, row)
-            alike = row.labels["way"] != OURS and row.labels["precision"] == "fp32" and "unequal" not in row.labels
+            ahead = lead(record, row, str(row.labels["precision"]))
+            alike = row.labels["way"] != OURS and "unequal" not in row.labels
             if alike and ahead and ahead.get("high", ahead["value"]) < 1:
                 where = f"{place.boxes} on {frame_name(place.frame)}"
                 lines.append((place.model, where, way_of(row), _ratio(_inverse(ahead))))
     if not lines:
         return "In no case of this record is another way faster, beyond chance."
-    return _table(("model", "boxes", "way", "is faster than edgepose at fp32 by"), lines)
+    return _table(("model", "boxes", "way", "is faster than edgepose at the same precision by"), lines)
 
 
 def startup(record: Record) -> str:
@@ -186,7 +186,7 @@ def settings(record: Record) -> str:
         key = {name: row.labels[name] for name in ("engine", "setting", "precision", "model")}
         changes = record.find(**key, statistic="landmark change")
         worst = [found for found in changes if found.labels.get("pictures") == "scenes"] or changes
-        change = f"{_value(worst[0], 'mean'):.3f}" if worst else ""
+        change = f"{_value(worst[0], 'mean'):.2g}" if worst else ""
         name = f"{row.labels['engine']}, {row.labels['setting']}"
         name = f"**{name}** (default)" if row.labels.get("default") else name
         lines.append(
@@ -227,9 +227,12 @@ def kernels(record: Record) -> str:
         ratio = _ratio(found[0].values) if found else ""
         threads = row.labels.get("threads", "")
         lines.append(
-            (row.labels["kernel"], row.labels["case"], threads, row.labels["way"], _ms(row.values["p50"]), ratio)
+            (
+                *(row.labels["kernel"], row.labels["case"], threads, row.labels["way"]),
+                *(f"{_ms(row.values['p50'])} {row.unit}", ratio),
+            )
         )
-    return _table(("kernel", "case", "threads", "way", "ms", "of edgepose's time"), lines)
+    return _table(("kernel", "case", "threads", "way", "time", "edgepose is faster by"), lines)
 
 
 def scaling(record: Record) -> str:
@@ -237,14 +240,19 @@ def scaling(record: Record) -> str:
     reasons = dict(note.split(": ", 1) for note in record.notes if ": " in note)
     parts = []
     for axis in dict.fromkeys(str(row.labels["axis"]) for row in record.rows if "axis" in row.labels):
-        series: dict[str, dict[float, str]] = {}
-        for row in record.find(axis=axis):
-            hidden = ("axis", "x", "frame")
+        rows = record.find(axis=axis)
+        over = "x" if all("x" in row.labels for row in rows) else "stage"  # memory goes over steps that have no number
+        columns = list(dict.fromkeys(row.labels[over] for row in rows))
+        series: dict[str, dict[Label, str]] = {}
+        for row in rows:
+            hidden = ("axis", "frame", over)
             name = ", ".join(str(value) for key, value in row.labels.items() if key not in hidden) + f", {row.unit}"
-            series.setdefault(name, {})[float(row.labels["x"])] = _number(row)
-        xs = sorted({x for points in series.values() for x in points})
-        lines = [(name, *(points.get(x, "") for x in xs)) for name, points in series.items()]
-        parts.append(f"**{axis}**: {reasons.get(axis, '')}\n\n" + _table(("", *(f"{x:g}" for x in xs)), lines))
+            series.setdefault(name, {})[row.labels[over]] = _number(row)
+        columns = sorted(columns, key=float) if over == "x" else columns
+        lines = [(name, *(points.get(x, "") for x in columns)) for name, points in series.items()]
+        heads = (f"{x:g}" if isinstance(x, (int, float)) else x for x in columns)
+        title = f"**{axis}**: {reasons[axis]}" if axis in reasons else f"**{axis}**"
+        parts.append(f"{title}\n\n" + _table(("", *heads), lines))
     return "\n\n".join(parts)
 
 
@@ -255,7 +263,9 @@ def throughput(record: Record) -> str:
         if row.unit == "frames/s":
             labels = row.labels
             way = f"{labels['way']} {labels['precision']}"
-            lines.append((labels["model"], labels.get("boxes", ""), way, labels["arrangement"], _number(row)))
+            several = f", {labels['frames']} frames a call" if labels.get("frames", 1) != 1 else ""
+            arrangement = f"{labels['arrangement']}{several}"
+            lines.append((labels["model"], labels.get("boxes", ""), way, arrangement, _number(row)))
     return _table(("model", "boxes", "way", "arrangement", "frames/s"), lines)
 
 
@@ -281,10 +291,24 @@ def _models(record: Record) -> list[str]:
     return list(dict.fromkeys(place.model for place in places(record)))
 
 
-def _latency_cells(record: Record, row: Row) -> tuple[str, ...]:
-    ahead, change = lead(record, row), landmark_change(record, row)
+def _our_precisions(record: Record) -> list[str]:
+    """At which ours was timed, in the record's order."""
+    ours = [row for row in record.find(way=OURS, stage="total") if row.unit == "ms"]
+    return list(dict.fromkeys(str(row.labels["precision"]) for row in ours))
+
+
+def _latency_header(precisions: Sequence[str]) -> tuple[str, ...]:
+    leads = (f"edgepose at {precision} is faster by" for precision in precisions)
+    return ("way", "ms", "95 % of runs within", *leads, "landmarks apart, mean")
+
+
+def _latency_cells(record: Record, row: Row, precisions: Sequence[str]) -> tuple[str, ...]:
+    change = landmark_change(record, row)
     apart = f"{_value(change, 'mean'):.2g} px" if change else "the reference"
-    return way_of(row), _ms(row.values["p50"]), _ms(row.values["p95"]), _ratio(ahead) if ahead else "", apart
+    # Ours at one precision is not set against ours at another: that is no lead over anybody
+    leads = (None if row.labels["way"] == OURS else lead(record, row, precision) for precision in precisions)
+    cells = (_ratio(ahead) if ahead else "" for ahead in leads)
+    return way_of(row), _ms(row.values["p50"]), _ms(row.values["p95"]), *cells, apart
 
 
 def _inverse(ratio: Mapping[str, float]) -> dict[str, float]:
@@ -323,6 +347,14 @@ def _table(header: Iterable[object], lines: Iterable[Iterable[object]]) -> str:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     text = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([text[0], "|" + "---|" * len(cells[0]), *text[1:]])
+
+
+def _notes(record: Record) -> str:
+    """What was left out and why, and other words of the run, folded."""
+    if not record.notes or record.suite == "scaling":  # scaling's stand above its tables
+        return ""
+    lines = "\n".join("- " + note.replace("<", "&lt;") for note in record.notes)
+    return f"\n\n<details><summary>Notes of this run</summary>\n\n{lines}\n\n</details>"
 
 
 def _origin(record: Record) -> str:

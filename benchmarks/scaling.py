@@ -333,26 +333,30 @@ def widened(model: BenchModel, keypoints: int, output: Path) -> Path:
 
 
 def print_table(record: Record, console: Console) -> None:
-    """A table for each axis: medians of each stage."""
+    """A table for each axis: medians, a column for each stage; labels that all rows share stand in its title."""
     from rich import box
     from rich.table import Table
 
     for axis in dict.fromkeys(row.labels["axis"] for row in record.rows):
         rows = record.find(axis=axis)
-        table = Table(title=str(axis), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        fixed = [key for key in rows[0].labels if key not in ("axis", "stage")]
         stages = list(dict.fromkeys(str(row.labels["stage"]) for row in rows))
-        wide = len(stages) > 1 and "x" in fixed
-        for name in fixed if wide else [*fixed, "stage"]:
-            table.add_column(name, justify="right" if name == "x" else "left")
-        for name in stages if wide else [rows[0].unit]:
-            table.add_column(name, justify="right")
-        grouped: dict[tuple[Any, ...], dict[str, str]] = {}
+        names = [name for name in rows[0].labels if name not in ("axis", "stage")]
+        same = [name for name in names if len({row.labels[name] for row in rows}) == 1]
+        names = [name for name in names if name not in same]
+        told = ", ".join(str(rows[0].labels[name]) for name in same)
+        table = Table(
+            title=f"{axis}, {rows[0].unit} ({told})", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
+        for name in names:
+            table.add_column(name.replace("_", " "))
+        for stage in stages:
+            table.add_column(stage, justify="right")
+        lines: dict[tuple[str, ...], dict[str, str]] = {}
         for row in rows:
-            key = tuple(row.labels.get(name, "") for name in (fixed if wide else [*fixed, "stage"]))
-            column = str(row.labels["stage"]) if wide else rows[0].unit
-            grouped.setdefault(key, {})[column] = f"{row.values.get('p50', row.values.get('value', 0)):.4g}"
-        for key, cells in grouped.items():
-            texts = [f"{item:.4g}" if isinstance(item, float) else str(item) for item in key]
-            table.add_row(*texts, *(cells.get(name, "") for name in (stages if wide else [rows[0].unit])))
+            labels = [row.labels[name] for name in names]
+            key = tuple(f"{label:.4g}" if isinstance(label, float) else str(label) for label in labels)
+            value = row.values.get("p50", row.values.get("value", 0.0))
+            lines.setdefault(key, {})[str(row.labels["stage"])] = f"{value:.4g}"
+        for key, cells in lines.items():
+            table.add_row(*key, *(cells.get(stage, "") for stage in stages))
         console.print(table)

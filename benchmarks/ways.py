@@ -136,9 +136,12 @@ class Staged(Protocol):
 
 @runtime_checkable
 class Explained(Protocol):
-    """A way whose geometry is known to be another than the model's, so that what it meant can be told."""
+    """A way whose geometry is known to be another than the model's. Its crops show other pictures, so it is not held
+    against ways with the model's crops, but against what the model says on its own."""
 
-    explanation: str
+    def meant(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The keypoints (N, K, 2), frame px, that the model finds in the crops that this way cuts: found without it."""
+        ...
 
     def explained(self, keypoints: NDArray[Any], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
         """The keypoints (N, K, 2), frame px, that its network's heatmaps mean."""

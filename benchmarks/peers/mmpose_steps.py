@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgepose import geometry
 from edgepose.spec import ModelSpec
 
-__all__ = ["crop_pictures", "decode", "landmarks"]
+__all__ = ["crop_pictures", "decode", "landmarks", "newton_udp"]
 
 
 def crop_pictures(
@@ -59,7 +59,7 @@ def decode(
         elif refinement == "dark":
             _dark(points, np.log(np.maximum(_blurred(maps, blur_kernel), np.float32(1e-10))))
         else:
-            _dark_udp(points, np.log(np.clip(_blurred(maps, blur_kernel), np.float32(1e-3), np.float32(50))))
+            newton_udp(points, np.log(np.clip(_blurred(maps, blur_kernel), np.float32(1e-3), np.float32(50))))
     return cells, scores
 
 
@@ -102,7 +102,7 @@ def _dark(points: NDArray[np.float64], logs: NDArray[np.float32]) -> None:
             point[:] -= np.linalg.inv(np.array([[xx, xy], [xy, yy]])) @ gradient
 
 
-def _dark_udp(points: NDArray[np.float64], logs: NDArray[np.float32]) -> None:
+def newton_udp(points: NDArray[np.float64], logs: NDArray[np.float32]) -> None:
     """A Newton step on all logarithms of an instance, differences one cell wide, edges repeated."""
     height, width = logs.shape[1:]
     flat = np.pad(logs, ((0, 0), (1, 1), (1, 1)), mode="edge").reshape(-1)

@@ -83,7 +83,14 @@ def throughput() -> Record:
     rows = []
     for way, rate in (("edgepose", 21.0), ("rtmlib", 17.0)):
         for arrangement, gain in (("one after the other", 1.0), ("two processes, a core each", 1.12)):
-            labels = {"way": way, "arrangement": arrangement, "model": "resnet50", "frames": 4, "boxes": 8}
+            labels = {
+                "way": way,
+                "arrangement": arrangement,
+                "model": "resnet50",
+                "frames": 1,
+                "boxes": 8,
+                "precision": "fp32",
+            }
             rows.append(Row(labels, "frames/s", times(rate * gain)))
     return record("throughput", rows)
 
@@ -183,13 +190,13 @@ def kernels() -> Record:
         for way, cost in (("edgepose", 1.0), ("rtmlib", 2.5)):
             at: dict[str, Label] = {"kernel": kernel, "case": case, "way": way}
             for threads in (1, 2):
-                rows.append(Row({**at, "threads": threads, "statistic": "time"}, "ms", times(4 * cost / threads)))
+                rows.append(Row({**at, "threads": threads, "figure": "time"}, "ms", times(4 * cost / threads)))
                 if way != "edgepose":
                     values = {"value": cost, "low": cost - 0.1, "high": cost + 0.1}
-                    rows.append(Row({**at, "threads": threads, "statistic": "ratio"}, "ratio", values))
+                    rows.append(Row({**at, "threads": threads, "figure": "ratio"}, "ratio", values))
             if way != "edgepose":
                 values = {"mean": 0.01, "p99": 0.2, "worst": 1.0}
-                rows.append(Row({**at, "statistic": "difference"}, "levels", values))
+                rows.append(Row({**at, "figure": "difference"}, "levels", values))
     return record("kernels", rows)
 
 

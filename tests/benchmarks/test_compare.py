@@ -50,13 +50,30 @@ def test_a_time_that_grew_beyond_tolerance_and_chance_is_worse():
         ({"arrangement": "one"}, "frames/s", 20, 25, "better"),
         ({"statistic": "landmark change"}, "px", 0.3, 0.6, "worse"),
         ({"statistic": "landmark change"}, "px", 0.001, 0.002, "same"),  # a thousandth of a pixel
-        ({"statistic": "PCK@0.2"}, "%", 98.0, 90.0, "worse"),
+        ({"statistic": "PCK@0.2"}, "ratio", 0.981, 0.970, "worse"),  # 1 % of it, and ten garments of a thousand
+        ({"statistic": "PCK@0.2"}, "ratio", 0.981, 0.979, "same"),
+        ({"statistic": "PCK@0.05"}, "ratio", 0.88, 0.90, "better"),
+        ({"stage": "ratio"}, "ratio", 1.3, 1.1, "worse"),  # of a GPU: how many times as fast ours is
+        ({"statistic": "speed-up"}, "ratio", 1.3, 1.1, "worse"),
+        ({"statistic": "heatmap difference"}, "ratio", 0.1, 0.2, "worse"),
         ({"axis": "memory"}, "MB", 100, 120, "worse"),
         ({"statistic": "landmark change"}, "px", 0.0, 0.5, "worse"),
     ],
 )
 def test_each_kind_of_number_has_its_better_side(labels, unit, old, new, expected):
     assert verdict(Row(labels, unit, {"value": old}), Row(labels, unit, {"value": new})) == expected
+
+
+def test_rows_of_several_figures_are_compared_one_by_one():
+    labels = {"case": "as it is"}
+    old = Row(labels, "fractions", {"PCK@0.2": 0.98, "PCK@0.05": 0.90, "EPE": 10.0})
+    new = Row(labels, "fractions", {"PCK@0.2": 0.98, "PCK@0.05": 0.88, "EPE": 8.0})
+    changes = compare(record(old), record(new)).changes
+    assert {str(change.labels["figure"]): change.verdict for change in changes} == {
+        "PCK@0.2": "same",
+        "PCK@0.05": "worse",
+        "EPE": "better",
+    }
 
 
 def test_worst_first_and_rows_of_one_record_are_told():

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import example_records
 import pytest
 from typer.testing import CliRunner
 
@@ -115,6 +116,47 @@ def test_the_command_writes_and_checks(tmp_path):
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert "| resnet50 | edgepose | 400" in page.read_text()
     assert CliRunner().invoke(app, [*arguments, "--check"]).exit_code == 0
+
+
+@pytest.mark.parametrize("block", [name for name, (suite, _) in BLOCKS.items() if suite in example_records.ALL])
+def test_every_block_is_a_table_of_the_rows_that_its_suite_writes(block):
+    record = example_records.ALL[BLOCKS[block][0]]()
+    filled = fill(MARK.format(block, ""), {record.suite: [record]})
+    lines = [line for line in filled.splitlines() if line.startswith("|")]
+    assert lines or "In no case" in filled
+    for start, line in enumerate(lines):
+        if line.startswith("|---"):
+            assert line.count("|") == lines[start - 1].count("|") == lines[start + 1].count("|")
+
+
+def test_memory_has_a_column_for_each_step_and_growth_one_for_each_size():
+    filled = fill(MARK.format("scaling", ""), {"scaling": [example_records.scaling()]})
+    assert "|  | python | libraries imported | opened | after 1 call | after 100 calls |" in filled
+    assert "| garment-landmarks, edgepose, MB |" in filled or "| edgepose, garment-landmarks, MB |" in filled
+    assert "|  | 8 | 16 | 25 | 64 | 133 | 294 |" in filled
+
+
+def test_our_lead_is_told_at_each_of_our_precisions_and_not_over_ourselves():
+    filled = fill(MARK.format("latency", ""), {"latency": [example_records.latency()]})
+    assert "| edgepose at fp32 is faster by | edgepose at int8 is faster by |" in filled
+    assert "| rtmlib int8 | 300 | 330 | 0.77x (0.76 to 0.78) | 2.31x (2.28 to 2.33) |" in filled
+    assert "| edgepose int8 | 130 | 143 |  |  |" in filled
+
+
+def test_losses_are_told_at_every_precision_and_on_a_gpu():
+    at = {"model": "m", "precision": "fp16", "boxes": 8, "frame": "1920x1080"}
+    rows = [Row({**at, "way": way, "stage": "total"}, "ms", example_records.times(1)) for way in ("edgepose", "other")]
+    rows.append(Row({**at, "way": "other", "stage": "ratio"}, "ratio", {"value": 0.8, "low": 0.79, "high": 0.81}))
+    filled = fill(MARK.format("losses", ""), {"latency": [example_records.record("latency", rows)]})
+    assert "| m | 8 on 1080p | other fp16 | 1.25x (1.23 to 1.27) |" in filled
+    slow = fill(MARK.format("losses", ""), {"latency": [example_records.latency(slower=3.0)]})
+    assert "| resnet50 | 8 on 1080p | rtmlib int8 | 1.30x" in slow
+
+
+def test_what_was_left_out_is_told_under_the_suite_s_own_block():
+    records = {"latency": [example_records.latency()]}
+    assert "- resnet50: openvino int8 is left out. It was not installed" in fill(MARK.format("latency", ""), records)
+    assert "left out" not in fill(MARK.format("performance", ""), records)
 
 
 def test_no_results_or_no_file_is_an_error(tmp_path):

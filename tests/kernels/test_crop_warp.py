@@ -310,9 +310,13 @@ def test_an_opencv_that_does_not_write_where_it_is_told(monkeypatch):
     frame, affine, size = random_case(np.random.default_rng(14), 2)
     expected = reference.crop_warp(frame, affine[None], size, sampling="opencv4", mean=MEAN, std=STD)
     lut, split, remap = cv2.LUT, cv2.split, cv2.remap
-    monkeypatch.setattr(cv2, "LUT", lambda levels, table, dst=None: lut(levels, table))
-    monkeypatch.setattr(cv2, "split", lambda levels, mv=None: split(levels))
-    monkeypatch.setattr(cv2, "remap", lambda *args, dst=None, **more: remap(*args, **more))
+
+    def remap_elsewhere(*args, dst, **more):
+        return remap(*args, **more)
+
+    monkeypatch.setattr(cv2, "LUT", lambda levels, table, dst: lut(levels, table))
+    monkeypatch.setattr(cv2, "split", lambda levels, mv: split(levels))
+    monkeypatch.setattr(cv2, "remap", remap_elsewhere)
     out = np.zeros_like(expected)
     found = reference.crop_warp(frame, affine[None], size, sampling="opencv4", mean=MEAN, std=STD, out=out)
     assert found is out
