@@ -38,6 +38,8 @@ PACKAGES = (
 GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 # What decides how fast convolutions are, as Linux names it
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+# Variables of the environment that change how fast libraries are
+VARIABLES = ("ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY")
 ROOT = Path(__file__).parent.parent
 
 
@@ -146,6 +148,7 @@ def make_record(
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.machine()}",
         "versions": {name: found for name in names if (found := _version(name))},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "cpu": cpu,
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
     }
@@ -197,7 +200,7 @@ def _version(package: str) -> str | None:
 
 def _command() -> str:
     """How this process was called; a path of this machine is told by its last part only."""
-    program = Path(sys.argv[0]).name
+    program = Path(sys.argv[0]).name.replace("cli.py", "edgepose")  # python -m edgepose.cli, as the Makefile says it
     arguments = [Path(text).name if Path(text).is_absolute() else text for text in sys.argv[1:]]
     return shlex.join([program, *arguments])
 

@@ -364,8 +364,9 @@ def _origin(record: Record) -> str:
     versions = ", ".join(
         f"{name} {number}" for name, number in environment.get("versions", {}).items() if name != "edgepose"
     )
+    variables = "".join(f"{name}={value} " for name, value in environment.get("variables", {}).items())
     return (
         f"*{record.device}, {cpu.get('usable', '?')} cores, {str(environment.get('date', ''))[:10]}, commit "
         f"{environment.get('commit') or 'unknown'}, Python {environment.get('python')}, {versions}. "
-        f"`{environment.get('command')}`*"
+        f"`{variables}{environment.get('command')}`*"
     )

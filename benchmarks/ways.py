@@ -52,9 +52,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose import Predictor
+from edgepose import Predictor, geometry
 from edgepose.benchmarks.bench_models import BenchModel, int8_of
 from edgepose.errors import EdgePoseError, InputError
+from edgepose.kernels.reference import crop_warp
 
 __all__ = [
     "INT8_WAYS",
@@ -65,6 +66,7 @@ __all__ = [
     "EdgePose",
     "Explained",
     "Factory",
+    "OwnCrops",
     "Selection",
     "Staged",
     "UnavailableError",
@@ -135,13 +137,17 @@ class Staged(Protocol):
 
 
 @runtime_checkable
-class Explained(Protocol):
-    """A way whose geometry is known to be another than the model's. Its crops show other pictures, so it is not held
-    against ways with the model's crops, but against what the model says on its own."""
+class OwnCrops(Protocol):
+    """A way whose crops differ from what OpenCV's warpAffine cuts for the other ways; see equality.py."""
 
     def meant(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The keypoints (N, K, 2), frame px, that the model finds in the crops that this way cuts: found without it."""
+        """The keypoints (N, K, 2), frame px, of the float32 model on the crops of this way, found by code of others."""
         ...
+
+
+@runtime_checkable
+class Explained(Protocol):
+    """A way that goes back to the frame by another formula than its crops were cut by."""
 
     def explained(self, keypoints: NDArray[Any], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
         """The keypoints (N, K, 2), frame px, that its network's heatmaps mean."""
@@ -159,6 +165,7 @@ class EdgePose:
             model_file(model, options), device="cpu", max_batch=options.max_batch, threads=options.threads
         )
         self.name = OURS
+        self._model = model
         self.version = f"edgepose {version('edgepose')}, {self._predictor.engine_name}"
         self.stages: Mapping[str, float] = {}
 
@@ -167,6 +174,17 @@ class EdgePose:
         timings = result.timings
         self.stages = {"crop": timings.crop, "network": timings.network, "decode": timings.decode}
         return result.keypoints, result.scores
+
+    def meant(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+        """On crops as OpenCV 4 cuts them, bit for bit: by plain ONNX Runtime, and decoded by MMPose's steps."""
+        from edgepose.benchmarks.peers import mmpose_steps, onnxruntime_way
+
+        spec = self._model.spec
+        affines = geometry.crop_affines(boxes, spec.input_size, spec.codec, spec.padding)
+        images = crop_warp(frame, affines, spec.input_size, sampling=spec.sampling, mean=spec.mean, std=spec.std)
+        heatmaps = onnxruntime_way.heatmaps_of(self._model.path, images)
+        keypoints, _ = mmpose_steps.landmarks(heatmaps, affines, spec)
+        return keypoints
 
     def batch(self, frames: Sequence[NDArray[np.uint8]], boxes: Sequence[NDArray[np.float32]]) -> None:
         """Several frames in one call; for throughput.py, which only counts them."""

@@ -10,6 +10,7 @@ the process may not use all CPUs, as many threads as it may; the affines of all 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,7 +23,7 @@ from edgepose.benchmarks.peers import mmpose_steps
 from edgepose.benchmarks.peers.opencv_steps import crop_pictures, network_input
 from edgepose.benchmarks.ways import WayOptions, model_file, session_threads
 
-__all__ = ["OnnxRuntimeWay"]
+__all__ = ["OnnxRuntimeWay", "heatmaps_of"]
 
 
 class OnnxRuntimeWay:
@@ -60,3 +61,10 @@ class OnnxRuntimeWay:
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def heatmaps_of(model: Path, images: NDArray[Any]) -> NDArray[np.float32]:
+    """(N, K, h, w) of an ONNX file as it is, in a session of its own, for the comparison of landmarks."""
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    heatmaps: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return heatmaps

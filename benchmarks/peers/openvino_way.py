@@ -3,11 +3,15 @@
 Choices in its favour: OpenVINO's own hint for low latency, which takes all cores; one infer request that is kept; the
 outputs are read without a copy; normalised by OpenCV's blobFromImages. Its precision is set to float32, because where a
 processor says that it has bfloat16 OpenVINO would take that unasked, and landmarks would be others (and some virtual
-machines say so and then end the process with an illegal instruction).
+machines say so and then end the process with an illegal instruction). INT8 dies there too, unless ONEDNN_MAX_CPU_ISA
+holds OpenVINO to what the machine can do: it is tried in a process of its own first.
 """
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,12 @@ except ModuleNotFoundError as error:
 
 __all__ = ["OpenVinoWay"]
 
+PROBE = """
+import sys, numpy, openvino
+model = openvino.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+model(numpy.zeros((2, 3, int(sys.argv[3]), int(sys.argv[2])), numpy.float32))
+"""
+
 
 class OpenVinoWay:
     """See the module."""
@@ -36,7 +46,9 @@ class OpenVinoWay:
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads := session_threads(options):
             settings["INFERENCE_NUM_THREADS"] = threads
-        compiled = openvino.Core().compile_model(str(model_file(model, options)), "CPU", settings)
+        path = str(model_file(model, options))
+        _check_instructions(path, self._spec.input_size)
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
         self._request: Any = compiled.create_infer_request()
 
     def __call__(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -47,3 +59,18 @@ class OpenVinoWay:
     def close(self) -> None:
         """Drop the network."""
         self._request = None
+
+
+def _check_instructions(path: str, size: tuple[int, int]) -> None:
+    """Raises UnavailableError where a run ends its process."""
+    command = [sys.executable, "-c", PROBE, path, str(size[0]), str(size[1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        raise UnavailableError(
+            f"OpenVINO ends the process here ({signal.Signals(-done.returncode).name}): the processor advertises "
+            "instructions that the machine does not run. Set ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI for the whole command"
+        )
+    if done.returncode:
+        raise UnavailableError(
+            f"OpenVINO does not take the file: {(done.stderr.strip().splitlines() or ['?'])[-1][:300]}"
+        )

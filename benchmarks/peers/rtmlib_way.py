@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from edgepose import geometry
 from edgepose.benchmarks.bench_models import BenchModel
 from edgepose.benchmarks.peers import mmpose_steps
+from edgepose.benchmarks.peers.onnxruntime_way import heatmaps_of
 from edgepose.benchmarks.peers.opencv_steps import network_input
 from edgepose.benchmarks.ways import UnavailableError, WayOptions, model_file, session_threads
 from edgepose.spec import ModelSpec
@@ -72,10 +73,10 @@ class RtmlibWay:
             raise UnavailableError(f"rtmlib pads boxes by {PADDING}, this model wants {spec.padding}")
         self.name = "rtmlib" if backend == "onnxruntime" else f"rtmlib, {backend}"
         self.version = f"rtmlib {version('rtmlib')}, {backend} {version(backend)}"
-        self._spec, self._file = spec, model_file(model, options)
+        self._spec, self._float32 = spec, model.path
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints
             path = Path(folder) / "bgr.onnx"
-            onnx.save(takes_bgr(onnx.load(self._file), model.name), path)
+            onnx.save(takes_bgr(onnx.load(model_file(model, options)), model.name), path)
             if backend == "openvino":
                 self.version += f", its default precision here: {_openvino_default(path, spec)}"
             with _threads(session_threads(options)):
@@ -92,14 +93,12 @@ class RtmlibWay:
 
     def meant(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
         """The model on crops as MSRA cuts them, decoded as rtmlib does, its points put where those crops have them."""
-        session = onnxruntime.InferenceSession(str(self._file), providers=["CPUExecutionProvider"])
         pictures, affines = mmpose_steps.crop_pictures(frame, boxes, replace(self._spec, codec="msra"))
-        images = network_input(pictures, self._spec)
-        heatmaps = session.run(None, {session.get_inputs()[0].name: images})[0]
+        heatmaps = heatmaps_of(self._float32, network_input(pictures, self._spec))
         cells, _ = mmpose_steps.decode(heatmaps, "none")
         for points, maps in zip(cells, heatmaps, strict=True):
-            # MMPose's refinement but for the border, where MMPose pads with zeros and rtmlib mirrors: a peak that lies on
-            # it ends up px elsewhere
+            # As MMPose refines, but for the blur at a map's border, where MMPose pads with zeros and rtmlib mirrors:
+            # a peak that lies there ends up px elsewhere
             blurred = np.stack([cv2.GaussianBlur(each, (BLUR, BLUR), 0) for each in maps])
             mmpose_steps.newton_udp(points, np.log(np.clip(blurred, 1e-3, 50)))
         crop = geometry.heatmap_to_crop(cells, self._spec.codec, self._spec.input_size, self._spec.heatmap_size)

@@ -17,7 +17,7 @@ from edgepose.errors import InputError
 
 FRAME, CENTRES = blob_frame()
 SCENE = Scene(FRAME, BOXES)
-SCORES = np.array([[0.9, 0.8, 0.1], [0.9, 0.2, 0.7]], np.float32)
+SCORES = np.array([[0.9, 0.8, 0.1], [0.9, 0.4, 0.7]], np.float32)
 # frame px of a crop px of BOXES, by hand: padding * the longer side of the box, measured in crops
 STEPS = np.array([1.25 * 200 / 128, 1.25 * 159.75 / 128])
 
@@ -40,14 +40,25 @@ class Fake:
     def close(self) -> None: ...
 
 
-class Explaining(Fake):
-    """It says two px too far to the right, and on its crops the model finds landmarks 5 px further up."""
+class Cropping(Fake):
+    """One whose crops make the model find landmarks 5 px further up."""
 
     def meant(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
         return CENTRES - np.array([0.0, 5.0]) * STEPS[:, None, None]
 
+
+class Explaining(Cropping):
+    """And which says two px too far to the right."""
+
     def explained(self, keypoints: NDArray[Any], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
         return keypoints - np.array([2.0, 5.0]) * STEPS[:, None, None]
+
+
+class Sharp(Fake):
+    """One whose crops make one landmark jump, by as much as its model says."""
+
+    def meant(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(Fake(0.0, worst=90.0)(frame, boxes)[0])
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +70,8 @@ def test_distances_are_px_of_the_crop_and_unsure_landmarks_are_left_out(model: B
     moved, _ = Fake(3.0)(FRAME, BOXES)
     distances = equality.crop_distances(moved, CENTRES, BOXES, model)
     np.testing.assert_allclose(distances, 3.0, atol=1e-4)  # MSRA's affine is of float32 points; 1e-6 seen
-    agreement = equality.compare(np.array([[1.0, 3.0, 99.0], [0.5, 2.0, 4.0]]), SCORES)
-    assert agreement == equality.Agreement(2.0, 2.1, pytest.approx(3.96), 4.0, 20.0, 5, 1)
+    found = equality.compare(np.array([[1.0, 3.0, 99.0], [0.5, 2.0, 4.0]]), SCORES)
+    assert found == equality.Agreement(2.0, pytest.approx(2.1), pytest.approx(3.96), 4.0, 20.0, 5, 1)
     with pytest.raises(InputError, match="nothing to compare"):
         equality.compare(np.zeros(2), np.full(2, 0.1))
 
@@ -113,6 +124,18 @@ def test_a_way_with_its_own_geometry_is_judged_by_what_it_meant(model: BenchMode
         "landmark change, as returned": pytest.approx(2.04, abs=1e-4),
         "landmark change, same crops": pytest.approx(0.04, abs=1e-4),
     }
+
+
+def test_a_jump_that_the_crop_explains_is_not_the_ways(model: BenchModel) -> None:
+    ways: dict[tuple[str, str], Any] = {
+        ("pytorch", "fp32"): Fake(),
+        ("jumps as its model does", "fp32"): Sharp(0.0, worst=90.0),
+        ("does not", "fp32"): Sharp(),
+        ("crops elsewhere", "fp32"): Cropping(),
+        ("all moved", "fp32"): Sharp(0.06, worst=90.0),
+    }
+    _, unequal = equality.check(model, ways, [SCENE], "500x300")
+    assert list(unequal) == [(name, "fp32") for name in ("does not", "crops elsewhere", "all moved")]
 
 
 def test_the_reference_is_not_ours_where_there_is_another(model: BenchModel) -> None:
