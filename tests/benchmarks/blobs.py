@@ -39,7 +39,7 @@ def blob_model(folder: Path, *, weights: str = "fp32", trained: bool = True) -> 
         values = [("w", kernel.astype(np.float16 if weights == "fp16" else np.float32))]
         nodes = [helper.make_node("Cast", ["w"], ["weights"], to=TensorProto.FLOAT)] if weights == "fp16" else []
     name = "weights" if nodes else "w"
-    nodes.append(helper.make_node("Conv", [picture, name], ["heatmaps"], strides=[4, 4]))
+    nodes.append(helper.make_node("Conv", [picture, name], ["heatmaps"], strides=[4, 4], kernel_shape=[4, 4]))
     (w, h), (hw, hh) = INPUT_SIZE, HEATMAP_SIZE
     graph = helper.make_graph(
         nodes,

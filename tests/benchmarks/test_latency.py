@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from edgepose.benchmarks import cli, equality, latency, throughput, throughput_worker
 from edgepose.benchmarks.bench_models import BenchModel
 from edgepose.benchmarks.records import Record
-from edgepose.benchmarks.throughput import Arrangement, arrangements, frames_per_second
+from edgepose.benchmarks.throughput import Arrangement, arrangements, frames_per_second, saved_scene
 from edgepose.benchmarks.throughput_worker import Task
 from edgepose.benchmarks.ways import Selection
 from edgepose.cli import app
@@ -119,11 +119,12 @@ def test_arrangements_share_all_cores() -> None:
         assert each.processes * each.lanes * (each.threads or 0) == 16
 
 
-def test_a_worker_works_as_often_as_it_is_told(model: BenchModel) -> None:
-    task = Task("edgepose", "fp32", "blobs", str(model.path), 2, 1, "320x240", 2, frames=3)
+def test_a_worker_works_as_often_as_it_is_told(model: BenchModel, small: None, tmp_path: Path) -> None:
+    scene = str(saved_scene(tmp_path, 2))
+    task = Task("edgepose", "fp32", "blobs", str(model.path), 2, 1, scene, frames=3)
     assert frames_per_second(task, 2, 0.05) > 0
     with pytest.raises(InputError, match=r"its process ended: .*nowhere\.onnx"):
-        frames_per_second(Task("edgepose", "fp32", "x", "nowhere.onnx", 1, 1, "320x240", 1), 1, 0.05)
+        frames_per_second(Task("edgepose", "fp32", "x", "nowhere.onnx", 1, 1, scene), 1, 0.05)
 
 
 def test_rates_are_summed_by_lane_and_a_failing_lane_is_told() -> None:
@@ -193,8 +194,10 @@ def test_commands(model: BenchModel, small: None, tmp_path: Path, monkeypatch: p
         assert wrong[1] in str(done.output) + str(done.exception)
 
 
-def test_the_worker_keeps_its_answers_apart_from_what_libraries_print(model: BenchModel) -> None:
+def test_the_worker_keeps_its_answers_apart_from_what_libraries_print(
+    model: BenchModel, small: None, tmp_path: Path
+) -> None:
     """rtmlib prints when it opens a model: without care the first answer would be that."""
     pytest.importorskip("rtmlib")
-    task = Task("rtmlib", "fp32", "blobs", str(model.path), 1, 1, "320x240", 1)
+    task = Task("rtmlib", "fp32", "blobs", str(model.path), 1, 1, str(saved_scene(tmp_path, 1)))
     assert frames_per_second(task, 1, 0.02) > 0
