@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,6 +34,9 @@ OUTPUT = Path("bench-results")
 
 def register(app: typer.Typer) -> None:
     """Add `bench` to the `edgepose` command."""
+    from edgepose.benchmarks.study_cli import register as register_studies  # which takes its options from here
+
+    register_studies(bench_app)
     app.add_typer(bench_app, name="bench")
 
 
@@ -240,6 +243,7 @@ def latency_command(
 
     from edgepose.benchmarks import latency
     from edgepose.benchmarks.bench_models import open_model
+    from edgepose.benchmarks.ways import QUICK_WAYS
 
     plan = latency.Plan.quick() if quick else latency.Plan()
     plan = replace(
@@ -249,7 +253,9 @@ def latency_command(
         rounds=rounds or plan.rounds,
         unequal=unequal,
     )
-    selection = _selection(way, without, precision, peer, threads, quick)
+    if quick:  # what takes long to open or to make takes part where it is asked for
+        way, precision = way or list(QUICK_WAYS), precision or ["fp32"]
+    selection = _selection(way, without, precision, peer, threads)
     with turns("latency") as progress:
         models = [open_model(name) for name in model or ((QUICK_MODEL,) if quick else latency.MODELS)]
         record = latency.run(models, selection=selection, plan=plan, progress=progress)
@@ -277,11 +283,13 @@ def throughput_command(
     from edgepose.benchmarks import throughput
     from edgepose.benchmarks.bench_models import open_model
 
+    if quick:
+        way, precision = way or list(throughput.QUICK_WAYS), precision or ["fp32"]
     with turns("throughput") as progress:
         names = model or ((QUICK_MODEL,) if quick else throughput.MODELS)
         record = throughput.run(
             [(name, open_model(name)) for name in names],
-            selection=_selection(way, without, precision, peer, None, quick),
+            selection=_selection(way, without, precision, peer, None),
             boxes=tuple(boxes or throughput.BOXES),
             rounds=rounds or (throughput.QUICK_ROUNDS if quick else throughput.ROUNDS),
             seconds=throughput.QUICK_SECONDS if quick else throughput.SECONDS,
@@ -292,20 +300,18 @@ def throughput_command(
 
 
 def _selection(
-    ways: list[str] | None,
+    ways: Sequence[str] | None,
     without: list[str] | None,
     precisions: list[str] | None,
     peers: list[str] | None,
     threads: int | None,
-    quick: bool,
 ) -> Selection:
-    """What the options say; ``quick`` leaves out what takes long to open, unless it is asked for."""
-    from edgepose.benchmarks.ways import QUICK_WAYS, Selection
+    from edgepose.benchmarks.ways import PRECISIONS, Selection
 
     return Selection(
-        ways=tuple(ways or (QUICK_WAYS if quick else ())),
+        ways=tuple(ways or ()),
         without=tuple(without or ()),
-        precisions=tuple(precisions or (("fp32",) if quick else ("fp32", "int8"))),
+        precisions=tuple(precisions or PRECISIONS),
         peers=tuple(peers or ()),
         threads=threads,
     )

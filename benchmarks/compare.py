@@ -23,7 +23,15 @@ __all__ = ["TOLERANCE", "Change", "Comparison", "compare", "print_table"]
 TOLERANCE = 0.05
 BUSY = 0.5  # load average for each core, beyond which something else was running
 HIGHER_IS_BETTER = ("frames/s", "boxes/s")
-FRACTIONS = ("PCK", "AUC", "mAP", "AP@", "recall")  # what a statistic or figure begins with that lies between 0 and 1
+FRACTIONS = (
+    "PCK",
+    "AUC",
+    "mAP",
+    "AP@",
+    "recall",
+    "precision",
+    "category accuracy",
+)  # what a statistic or figure begins with that lies between 0 and 1
 FRACTION_TOLERANCE = 0.005
 SMALLEST = {"px": 0.01, "%": 0.5}  # differences of no consequence, whatever the quotient says
 MIDDLES = ("p50", "value", "mean", "median")  # the number of a row that stands for it, the first that there is
@@ -129,7 +137,7 @@ def print_table(comparison: Comparison, console: Console, *, everything: bool = 
 
 def _by_labels(record: Record) -> dict[tuple[Any, ...], Row]:
     rows: dict[tuple[Any, ...], Row] = {}
-    for row in record.rows:
+    for row in (row for row in record.rows if "curve" not in row.labels):  # drawn, and neither better nor worse
         key = (row.unit, *sorted(row.labels.items()))
         if key in rows:
             raise InputError(f"the record of {record.suite} has two rows of {dict(row.labels)} in {row.unit}")

@@ -1,29 +1,31 @@
-"""Images a second that one worker loads, by stage: python benchmarks/data_loading.py
+"""What one worker of the training loader does in a second, by stage: `edgepose bench data-loading`.
 
 Photos of two sizes are made in a temporary folder: 1000x750 px as pictures are shared, 400x533 px as fashion data sets
 have them; a garment's box covers about half of each. One thread does all, and its own time on the processor counts, so
-that other programs disturb little.
+that other programs disturb little. The stages take turns, as do the augmentations. Stages marked "not used" are roads
+not taken, timed for comparison.
 """
 
 from __future__ import annotations
 
 import resource
-import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from time import thread_time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import torch
-from results_file import save, summary
-from rich.console import Console
-from rich.table import Table
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from edgepose.benchmarks.records import Label, Record, Row, make_record
+from edgepose.benchmarks.timing import interleaved, summarize
 from edgepose.geometry import crop_affines
 from edgepose.kernels.reference import crop_warp
 from edgepose.spec import ModelSpec
@@ -36,11 +38,74 @@ from edgepose.training.garments import garment_spec
 from edgepose.training.mmpose_transforms import MMPoseAugmentation
 from edgepose.training.transforms import Augmentation, elastic_warp, random_affine, vary_light
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Plan", "print_table", "run"]
+
 SIZES = {"1000x750": (1000, 750), "400x533": (400, 533)}
-PHOTOS, ROUNDS, BATCH = 24, 3, 32
+UNUSED = " (not used)"
+ALONE, WORKER, COLLATED, MADE = "in one process", "of a worker, IPC included", "collate", "images and targets, CPU"
+
+Call = Callable[[], Any]
+Show = Callable[[int, int, str], Any]
 
 
-def photo(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        rounds: in which every stage has a turn.
+        photos: different ones of each size; a turn takes each once.
+        batch: images that are gathered for a step.
+        epoch: images that a worker loads in each round, a multiple of ``batch``.
+        sizes: of the photos, keys of SIZES.
+    """
+
+    rounds: int = 7
+    photos: int = 24
+    batch: int = 32
+    epoch: int = 192
+    sizes: Sequence[str] = tuple(SIZES)
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """One size, few photos."""
+        return cls(rounds=2, photos=6, batch=8, epoch=32, sizes=("400x533",))
+
+
+def run(plan: Plan = Plan(), *, progress: Show | None = None) -> Record:
+    """Measure all stages and whole samples.
+
+    Args:
+        plan: how much.
+        progress: told (done, of how many, what).
+
+    Returns:
+        Rows in ms of processor time an image, with labels photos and stage, or photos, augmentation and sample; and
+        the sizes of the JPEG files in kB.
+    """
+    show = progress or (lambda done, total, what: None)
+    spec = replace(garment_spec(), codec="msra", refinement="shift", sampling="opencv4")
+    rows: list[Row] = []
+    steps = 2 * len(plan.sizes) + 1
+    with _one_thread_each():
+        for number, label in enumerate(plan.sizes):
+            with tempfile.TemporaryDirectory() as folder:
+                annotations = annotations_in(Path(folder), SIZES[label], spec.num_keypoints, plan.photos)
+                size = sum(annotation.image.stat().st_size for annotation in annotations) / plan.photos
+                rows.append(Row({"photos": label, "stage": "JPEG file"}, "kB", {"value": size / 1e3}))
+                show(2 * number, steps, f"{label}: stages")
+                rows += stages(label, annotations, spec, plan)
+                show(2 * number + 1, steps, f"{label}: samples")
+                rows += samples(label, annotations, spec, plan)
+        show(steps - 1, steps, "targets")
+        rows += wide_targets(plan)
+    return make_record("data-loading", rows)
+
+
+def photo(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
     """(H, W, 3) uint8: soft shapes, edges, and the noise of a camera; at quality 90 about 1.3 bits a pixel."""
     w, h = size
     image = cv2.resize(
@@ -52,12 +117,12 @@ def photo(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return np.clip(image + rng.normal(0, 2.5, image.shape), 0, 255).astype(np.uint8)
 
 
-def annotations_in(folder: Path, size: tuple[int, int], keypoints: int) -> list[Annotation]:
-    """One garment in each of PHOTOS photos."""
+def annotations_in(folder: Path, size: tuple[int, int], keypoints: int, photos: int) -> list[Annotation]:
+    """One garment in each of so many photos."""
     rng = np.random.default_rng(0)
     w, h = size
     made = []
-    for number in range(PHOTOS):
+    for number in range(photos):
         path = folder / f"{w}x{h}-{number}.jpg"
         cv2.imwrite(str(path), photo(size, rng), [cv2.IMWRITE_JPEG_QUALITY, 90])
         low = rng.uniform(0.05, 0.2, 2) * size
@@ -67,83 +132,109 @@ def annotations_in(folder: Path, size: tuple[int, int], keypoints: int) -> list[
     return made
 
 
-def milliseconds(call: Callable[[int], Any]) -> dict[str, float]:
-    """Of one call, for each photo ROUNDS times; the argument counts up, so that random numbers differ."""
-    for i in range(PHOTOS):
-        call(i)
-    times = []
-    for i in range(PHOTOS * ROUNDS):
-        start = thread_time()
-        call(i)
-        times.append((thread_time() - start) * 1e3)
-    return {**summary(times), "mean": round(float(np.mean(times)), 3)}
-
-
-def stages(annotations: list[Annotation], spec: ModelSpec) -> dict[str, dict[str, float]]:
+def stages(label: str, annotations: list[Annotation], spec: ModelSpec, plan: Plan) -> Iterator[Row]:
     """What each part of a sample costs, alone."""
     frames = [read_frame(a) for a in annotations]
-    boxes = [a.box[None] for a in annotations]
-    affines = [crop_affines(box, spec.input_size, spec.codec, spec.padding)[0] for box in boxes]
-    reference, ours, k = MMPoseAugmentation(), Augmentation(), spec.num_keypoints
+    affines = [crop_affines(a.box[None], spec.input_size, spec.codec, spec.padding)[0] for a in annotations]
+    reference, ours, n = MMPoseAugmentation(), Augmentation(), plan.photos
     crops = [crop_warp(f, a[None], spec.input_size)[0] for f, a in zip(frames, affines, strict=True)]
-    sampling = spec.sampling
+    points, shown = annotations[0].keypoints, np.ones(spec.num_keypoints, np.float32)
+    canvas = np.zeros((*spec.input_size[::-1], 3), np.uint8)
 
     def drawn(i: int) -> Any:
-        a = annotations[i % PHOTOS]
+        a = annotations[i % n]
         return reference.transform(a.box, a.size, a.keypoints, a.visible, spec, np.random.default_rng(i))
 
-    turned = [drawn(i)[0] for i in range(PHOTOS)]
-    points, shown = annotations[0].keypoints, np.ones(k, np.float32)
+    matrices = [drawn(i)[0] for i in range(n)]
 
     def bent(i: int) -> Any:
-        rng, frame = np.random.default_rng(i), frames[i % PHOTOS]
-        affine = random_affine(spec.input_size, ours, False, rng) @ np.vstack([affines[i % PHOTOS], [0, 0, 1]])
+        rng, frame = np.random.default_rng(i), frames[i % n]
+        affine = random_affine(spec.input_size, ours, False, rng) @ np.vstack([affines[i % n], [0, 0, 1]])
         strength = ours.elastic_strength if rng.random() < ours.elastic else 0.0
-        return elastic_warp(frame, affine, points, np.zeros((256, 192, 3), np.uint8), strength, rng)
+        return elastic_warp(frame, affine, points, canvas, strength, rng)
 
+    reduced, size = cv2.IMREAD_REDUCED_COLOR_2, spec.input_size
     sizes = {"input_size": spec.input_size, "heatmap_size": spec.heatmap_size}
-    return {
-        "read and decode": milliseconds(lambda i: read_frame(annotations[i % PHOTOS])),
-        "decode at half size (not used)": milliseconds(
-            lambda i: cv2.imread(str(annotations[i % PHOTOS].image), cv2.IMREAD_REDUCED_COLOR_2)
+    calls: dict[str, Callable[[int], Any]] = {
+        "read and decode": lambda i: read_frame(annotations[i % n]),
+        f"decode at half size{UNUSED}": lambda i: cv2.imread(str(annotations[i % n].image), reduced),
+        "MMPose: geometry": drawn,
+        f"MMPose: crop, {spec.sampling}": lambda i: crop_warp(
+            frames[i % n], matrices[i % n][None], size, sampling=spec.sampling
         ),
-        "MMPose: geometry": milliseconds(drawn),
-        f"MMPose: crop, {sampling}": milliseconds(
-            lambda i: crop_warp(frames[i % PHOTOS], turned[i % PHOTOS][None], spec.input_size, sampling=sampling)
-        ),
-        "MMPose: crop by cv2.warpAffine (not used)": milliseconds(
-            lambda i: cv2.warpAffine(frames[i % PHOTOS], turned[i % PHOTOS], spec.input_size)
-        ),
-        "ours: geometry and warp": milliseconds(bent),
-        "ours: light": milliseconds(lambda i: vary_light(crops[i % PHOTOS], ours, np.random.default_rng(i))),
-        "targets in the worker (not used)": milliseconds(
-            lambda i: codecs.encode(points, shown, codec=spec.codec, **sizes)
-        ),
+        f"MMPose: crop by cv2.warpAffine{UNUSED}": lambda i: cv2.warpAffine(frames[i % n], matrices[i % n], size),
+        "ours: geometry and warp": bent,
+        "ours: light": lambda i: vary_light(crops[i % n], ours, np.random.default_rng(i)),
+        f"targets in the worker{UNUSED}": lambda _: codecs.encode(points, shown, codec=spec.codec, **sizes),
     }
+    counted = {name: _counting(call) for name, call in calls.items()}
+    times = interleaved(counted, rounds=plan.rounds, burst=n, clock=thread_time)
+    for name, of_stage in times.items():
+        yield Row({"photos": label, "stage": name}, "ms", summarize(of_stage))
 
 
-def rates(annotations: list[Annotation], spec: ModelSpec) -> dict[str, dict[str, float]]:
-    """Whole samples: images/s in one process and of one worker, and what the training device does, on the CPU."""
-    figures: dict[str, dict[str, float]] = {}
-    many = annotations * 8
-    for name, augmentation in (("none", None), ("MMPose", MMPoseAugmentation()), ("ours", Augmentation())):
-        dataset = LandmarkDataset(many, spec, augmentation=augmentation)
-        alone = milliseconds(lambda i, data=dataset: data[i // PHOTOS, i % PHOTOS])
-        batch = [dataset[i] for i in range(BATCH)]
-        gathered = milliseconds(lambda _, samples=batch: collate(samples))
-        whole = collate(batch)
-        made = milliseconds(lambda _, samples=whole: Batches(spec, "cpu")(samples))
-        loader = DataLoader(dataset, BATCH, num_workers=1, collate_fn=collate, worker_init_fn=_one_thread)
-        before = _children_seconds()
-        loaded = sum(len(batch.crop) for batch in loader)  # its end is the worker's, whose time then counts
-        worker = (_children_seconds() - before) / loaded
-        figures[name] = {
-            "images/s in one process": round(1e3 / alone["mean"], 1),
-            "images/s of a worker, IPC included": round(1 / worker, 1),
-            "collate ms/image": round(gathered["mean"] / BATCH, 3),
-            "images and targets, CPU, ms/image": round(made["mean"] / BATCH, 3),
-        }
-    return figures
+def samples(label: str, annotations: list[Annotation], spec: ModelSpec, plan: Plan) -> Iterator[Row]:
+    """Whole samples, by augmentation: one after another, by a worker, and what the training device does, on the CPU."""
+    n = plan.photos
+    many = annotations * -(-plan.epoch // n)
+    augmentations = {"none": None, "MMPose": MMPoseAugmentation(), "ours": Augmentation()}
+    datasets = {name: LandmarkDataset(many, spec, augmentation=one) for name, one in augmentations.items()}
+    alone = {name: _counting(lambda i, data=data: data[i // n, i % n]) for name, data in datasets.items()}  # type: ignore[misc]
+    found = {ALONE: interleaved(alone, rounds=plan.rounds, burst=n, clock=thread_time)}
+    batches = {name: [data[i] for i in range(plan.batch)] for name, data in datasets.items()}
+    whole = {name: collate(batch) for name, batch in batches.items()}
+    device = Batches(spec, "cpu")
+    gather: dict[str, Call] = {name: lambda batch=batch: collate(batch) for name, batch in batches.items()}  # type: ignore[misc]
+    make: dict[str, Call] = {name: lambda batch=batch: device(batch) for name, batch in whole.items()}  # type: ignore[misc]
+    for sample, calls in ((COLLATED, gather), (MADE, make)):
+        times = interleaved(calls, rounds=plan.rounds, burst=3, clock=thread_time)
+        found[sample] = {name: of_batch / plan.batch for name, of_batch in times.items()}
+    found[WORKER] = _workers(datasets, plan)
+    for sample, by_name in found.items():
+        for name, values in by_name.items():
+            labels: dict[str, Label] = {"photos": label, "augmentation": name, "sample": sample}
+            yield Row(labels, "ms", summarize(values))
+
+
+def _workers(datasets: dict[str, LandmarkDataset], plan: Plan) -> dict[str, NDArray[np.float64]]:
+    """(rounds, 1) ms of processor time an image of one worker, from its start to its end, for each data set."""
+    times = {name: np.empty((plan.rounds, 1)) for name in datasets}
+    rng = np.random.default_rng(0)
+    for turn in range(plan.rounds):
+        for index in rng.permutation(len(datasets)):
+            name = list(datasets)[index]
+            images = range(plan.epoch)
+            loader = DataLoader(
+                datasets[name],
+                plan.batch,
+                sampler=images,
+                num_workers=1,
+                collate_fn=collate,
+                worker_init_fn=_one_thread,
+            )
+            before = _children_seconds()
+            loaded = sum(len(batch.crop) for batch in loader)  # its end is the worker's, whose time then counts
+            times[name][turn] = (_children_seconds() - before) / loaded * 1e3
+    return times
+
+
+def wide_targets(plan: Plan) -> Iterator[Row]:
+    """Heatmaps of all of DeepFashion2's channels, if a worker made them."""
+    channels = sum(len(one.keypoint_names) for one in DEEPFASHION2.values())
+    points, shown = np.random.default_rng(0).uniform(20, 180, (channels, 2)), np.ones(channels)
+    name = f"targets of all {channels} channels in the worker{UNUSED}"
+
+    def encode() -> Any:
+        return codecs.encode(points, shown, codec="msra", input_size=(192, 256), heatmap_size=(48, 64))
+
+    times = interleaved({name: encode}, rounds=plan.rounds, burst=plan.photos, clock=thread_time)
+    yield Row({"stage": name}, "ms", summarize(times[name]))
+
+
+def _counting(call: Callable[[int], Any]) -> Call:
+    """The argument counts up, so that photos and random numbers differ."""
+    numbers = count()
+    return lambda: call(next(numbers))
 
 
 def _children_seconds() -> float:
@@ -157,38 +248,44 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def main() -> None:
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """OpenCV and PyTorch work in the calling thread."""
+    before = cv2.getNumThreads(), torch.get_num_threads()
     _one_thread(0)
-    console = Console()
-    figures: dict[str, Any] = {}
-    unified = sum(len(s.keypoint_names) for s in DEEPFASHION2.values())
-    for label, size in SIZES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            spec = replace(garment_spec(), codec="msra", refinement="shift", sampling="opencv4")
-            annotations = annotations_in(Path(folder), size, spec.num_keypoints)
-            bytes_each = sum(a.image.stat().st_size for a in annotations) / PHOTOS
-            figures[label] = {
-                "jpeg_bytes": round(bytes_each),
-                **stages(annotations, spec),
-                "rates": rates(annotations, spec),
-            }
-        table = Table("stage", "mean", "p50", "p95", title=f"{label} px, {bytes_each / 1e3:.0f} kB JPEG, ms an image")
-        for stage, values in figures[label].items():
-            if isinstance(values, dict) and "mean" in values:
-                table.add_row(stage, *(f"{values[column]:.2f}" for column in ("mean", "p50", "p95")))
-        console.print(table)
-        table = Table("augmentation", *figures[label]["rates"]["none"], title=f"{label} px")
-        for name, values in figures[label]["rates"].items():
-            table.add_row(name, *(f"{value:.4g}" for value in values.values()))
-        console.print(table)
-    points = np.random.default_rng(0).uniform(20, 180, (unified, 2))
-    wide = milliseconds(
-        lambda _: codecs.encode(points, np.ones(unified), codec="msra", input_size=(192, 256), heatmap_size=(48, 64))
-    )
-    figures["targets of all 294 channels in the worker (not used)"] = wide
-    console.print(f"targets of all {unified} channels in the worker (not used): {wide['mean']:.2f} ms an image")
-    console.print(str(save("data-loading", figures)), soft_wrap=True)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def print_table(record: Record, console: Console) -> None:
+    """For each size of photos its stages, then whole samples by augmentation."""
+    from rich.table import Table
+
+    for label in dict.fromkeys(str(row.labels["photos"]) for row in record.rows if "photos" in row.labels):
+        weight = record.value("value", photos=label, stage="JPEG file")
+        title = f"{label} px, {weight:.0f} kB JPEG, ms of processor time an image"
+        table = Table("stage", title=title, title_justify="left")
+        for head in ("mean", "p50", "95 % interval", "p95"):
+            table.add_column(head, justify="right")
+        for row in record.find(photos=label):
+            if "stage" in row.labels and row.unit == "ms":
+                table.add_row(str(row.labels["stage"]), *_cells(row))
+        console.print(table)
+        table = Table("augmentation", "sample", title=f"{label} px, whole samples", title_justify="left")
+        for head in ("mean, ms", "p50", "95 % interval", "p95", "images/s"):
+            table.add_column(head, justify="right")
+        for row in (row for row in record.find(photos=label) if "sample" in row.labels):
+            names = (str(row.labels[key]) for key in ("augmentation", "sample"))
+            table.add_row(*names, *_cells(row), f"{1e3 / row.values['mean']:.0f}")
+        console.print(table)
+    for row in (row for row in record.rows if "photos" not in row.labels):
+        console.print(f"{row.labels['stage']}: {row.values['mean']:.2f} ms an image")
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    values = row.values
+    interval = f"{values['low']:.3g} to {values['high']:.3g}"
+    return f"{values['mean']:.3g}", f"{values['p50']:.3g}", interval, f"{values['p95']:.3g}"

@@ -210,10 +210,13 @@ def print_table(record: Record, console: Console) -> None:
 
     timed = [row for row in record.rows if row.labels.get("stage") == "total" and row.unit == "ms"]
     for model in dict.fromkeys(str(row.labels["model"]) for row in timed):
-        table = Table(
-            "frame", "boxes", "way", "p50 ms", "p95", "95 % interval", "edgepose is ... as fast", "landmarks, px",
-            title=f"{model} on {record.device}",
-        )  # fmt: skip
+        caption = (
+            "lead: how many times as fast edgepose is at fp32, and its 95 % interval; apart: landmarks, px of the crop"
+        )
+        table = Table("frame", "boxes", title=f"{model} on {record.device}", caption=caption)
+        table.add_column("way", no_wrap=True)
+        for column in ("p50 ms", "p95", "lead", "apart"):
+            table.add_column(column, justify="right", no_wrap=True)
         of_model = [row for row in timed if row.labels["model"] == model]
         place: tuple[Label, Label] | None = None
         for row in sorted(of_model, key=_order):
@@ -240,12 +243,11 @@ def _cells(record: Record, row: Row) -> tuple[str, ...]:
     apart = record.find(
         model=at["model"], frame=at["frame"], way=name, precision=precision, statistic="landmark change"
     )
-    against = "".join(f"{x.values['value']:.2f} x ({x.values['low']:.2f} to {x.values['high']:.2f})" for x in lead)
+    against = "".join(f"{x.values['value']:.2f} ({x.values['low']:.2f}-{x.values['high']:.2f})" for x in lead)
     return (
         key + (" (other landmarks)" if "unequal" in row.labels else ""),
         f"{values['p50']:.1f}",
         f"{values['p95']:.1f}",
-        f"{values['low']:.1f} to {values['high']:.1f}",
         against,
         "".join(f"{x.values['mean']:.3f}" for x in apart) or "reference",
     )

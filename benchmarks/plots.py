@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepose.benchmarks import plots_latency, plots_scaling, plots_studies
+from edgepose.benchmarks import plots_latency, plots_scaling, plots_studies, plots_tracking
 from edgepose.benchmarks.plots_style import check_matplotlib, save, style
 from edgepose.benchmarks.records import Record
 
@@ -20,6 +20,7 @@ PLOTTED: dict[str, Callable[[Record], Iterator[tuple[str, Any]]]] = {
     "startup": plots_studies.startup,
     "settings": plots_studies.settings,
     "kernels": plots_studies.kernels,
+    "tracking": plots_tracking.tracking,
 }
 
 

@@ -1,202 +1,390 @@
-"""Two stages on a stream, against detect-then-loop code: python benchmarks/streams.py VIDEO [--streams 8]
+"""Two stages on a stream, beside detect-then-loop code: `edgepose bench streams [VIDEO]`.
 
-Detector and model are the bundled ones, or any YOLOX detector and heatmap model by --detector, --model and their
---...-spec. Two questions:
+    work     how long one frame takes, the reading of it apart. In turns of ten frames, one turn a way, in an order
+             drawn anew each time; every way sees every frame, in order
+    age      how old a frame is when its landmarks are there. A camera films at a steady pace, and its driver keeps four
+             frames, as V4L2 does. Who reads more slowly reads old frames, unless a thread reads and keeps the newest
+             only: so edgepose does it, and the loop is measured without and with such a thread
 
-    work     how long one frame takes, the reading of it apart; ways take turns on each frame
-    camera   how old a frame is when its landmarks are there. A camera makes --fps frames a second, and its driver keeps
-             four, as V4L2 does. Who reads too slowly reads old frames; edgepose reads in a thread and takes the newest
+First of all both ways are held against each other: the same objects, and on the same boxes the same landmarks. Without
+a VIDEO the clip is rendered, and what each way is off the truth is told, too: boxes that follow landmarks are other
+boxes than a detector's, and that "edgepose, tracks" is faster by looking less often must not cost landmarks unseen.
 """
 
 from __future__ import annotations
 
-import argparse
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from results_file import save, summary
-from rich.console import Console
-from rich.table import Table
-from usual_way import DetectThenLoop
+from numpy.typing import NDArray
 
 from edgepose import Detector, DetectorSpec, ModelSpec, Predictor, Tracker, Tracking
-from edgepose.console import track
+from edgepose.association import overlaps
+from edgepose.benchmarks import equality
+from edgepose.benchmarks.bench_models import BenchModel
+from edgepose.benchmarks.cameras import Camera, Frame
+from edgepose.benchmarks.peers.detect_then_loop import DetectThenLoop
+from edgepose.benchmarks.records import Label, Record, Row, make_record
+from edgepose.benchmarks.timing import ratio, summarize
+from edgepose.benchmarks.ways import UnavailableError
+from edgepose.errors import InputError
 from edgepose.media import VideoReader
 from edgepose.modelfile import ModelFile
 from edgepose.models import find_detector, find_model
+from edgepose.result import MIN_SCORE
+from edgepose.training.synthetic import MovingGarment
 
-WARM_UP = 5
-DRIVER_QUEUE = 4
+if TYPE_CHECKING:
+    from rich.console import Console
 
+__all__ = [
+    "FRAMES",
+    "QUICK_FRAMES",
+    "QUICK_SIZE",
+    "Clip",
+    "Files",
+    "Plan",
+    "print_table",
+    "read_clip",
+    "rendered_clip",
+    "run",
+]
 
-class Camera:
-    """Frames at a steady pace; a full queue drops the new one, as a driver without a free buffer does."""
+LOOP, THREADED = "detect, then loop", "detect, then loop, a thread reads"
+DETECTS, TRACKS = "edgepose, detects each frame", "edgepose, tracks"
+FRAMES, QUICK_FRAMES = 120, 20
+QUICK_SIZE = (480, 360)
+SEED, SIZE = 14, (960, 720)  # of the rendered clip: the garment of `edgepose demo`, which has all eight landmarks
+BURST = 10  # frames in a turn, of which the tracking way detects in one
+CHECKED = 40  # frames at most on which both ways are compared before anything is timed
+SAME_OBJECTS = 0.95  # of these frames at least must show both ways as many objects: else they do other work
+WARM_UP = 3  # frames of a camera that do not count
+BLOCK = 8  # frames of a camera that are drawn together for the interval: a late one makes the next ones late
 
-    def __init__(self, frames: list[np.ndarray], fps: float, seconds: float) -> None:
-        self._frames, self._period, self._end = frames, 1 / fps, monotonic() + seconds
-        self._queue: deque[tuple[np.ndarray, float]] = deque()
-        self._ready = threading.Condition()
-        threading.Thread(target=self._film, daemon=True).start()
-
-    def _film(self) -> None:
-        number, due = 0, monotonic()
-        pause = threading.Event()
-        while due < self._end:
-            pause.wait(max(0.0, due - monotonic()))
-            with self._ready:
-                if len(self._queue) < DRIVER_QUEUE:
-                    self._queue.append((self._frames[number % len(self._frames)].copy(), monotonic()))
-                self._ready.notify_all()
-            number, due = number + 1, due + self._period
-        with self._ready:
-            self._end = 0.0
-            self._ready.notify_all()
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        """(frame, time of its capture) in the order of the queue."""
-        while True:
-            with self._ready:
-                self._ready.wait_for(lambda: self._queue or not self._end)
-                if not self._queue:
-                    return
-                item = self._queue.popleft()
-            yield item
+Show = Callable[[int, int, str], Any]
 
 
-def main() -> None:
-    options = parse()
-    frames = read(options.video, options.frames)
-    model, detector = find_model(options.model), find_detector(options.detector)
-    spec = ModelSpec.from_file(options.spec) if options.spec else ModelFile.read(model).spec
-    detector_spec = DetectorSpec.from_file(options.detector_spec) if options.detector_spec else None
+class Clip(NamedTuple):
+    """Frames (H, W, 3) uint8 BGR and, where known, the landmarks in each: (K, 2) px and whether they are shown (K,)."""
 
-    def open_predictor() -> Predictor:
-        return Predictor(model, spec=spec, detector=Detector(detector, spec=detector_spec))
-
-    console = Console()
-    height, width = frames[0].shape[:2]
-    figures: dict[str, object] = {"video": options.video.name, "frame": f"{width} x {height}", "frames": len(frames)}
-    with open_predictor() as predictor:
-        shown = detector_spec or written_spec(detector)
-        usual = DetectThenLoop(detector, shown, model, replace(spec, refinement="shift"))
-        figures["work, ms"] = work(predictor, usual, frames, console)
-        figures["camera, ms"] = camera(predictor, usual, frames, options, console)
-        if options.streams > 1:
-            figures[f"{options.streams} cameras"] = cameras(predictor, frames, options, console)
-    console.print(str(save("streams", figures)))
+    name: str
+    frames: list[Frame]
+    truth: list[tuple[NDArray[np.floating], NDArray[np.bool_]]] | None
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video", type=Path)
-    parser.add_argument("--model", default="garment-landmarks")
-    parser.add_argument("--spec")
-    parser.add_argument("--detector", default="garment-detector")
-    parser.add_argument("--detector-spec")
-    parser.add_argument("--frames", type=int, default=120, help="the first so many of the video")
-    parser.add_argument("--fps", type=float, default=30.0)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each camera run")
-    parser.add_argument("--streams", type=int, default=1, help="also so many cameras at once")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Files:
+    """What both ways run, bundled names or ONNX files: a heatmap model, a YOLOX detector; specs of files without."""
+
+    model: str = "garment-landmarks"
+    spec: Path | None = None
+    detector: str = "garment-detector"
+    detector_spec: Path | None = None
 
 
-def read(path: Path, limit: int) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class Plan:
+    """How long is measured.
+
+    Attributes:
+        rounds: turns of BURST frames for each way.
+        fps: of the cameras, frames a second.
+        seconds: each camera films.
+        repeats: cameras for each way, one after another, in an order drawn anew.
+        cameras: at once, on one predictor; below 2: not measured.
+    """
+
+    rounds: int = 24
+    fps: float = 30.0
+    seconds: float = 6.0
+    repeats: int = 3
+    cameras: int = 8
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """Some seconds of each."""
+        return cls(rounds=2, seconds=2, repeats=1, cameras=2)
+
+
+def rendered_clip(frames: int = FRAMES, size: tuple[int, int] = SIZE) -> Clip:
+    """One garment that sways, turns and comes closer; its end meets its beginning."""
+    samples = list(MovingGarment(seed=SEED, size=size, frames=frames))
+    truth = [(sample.keypoints, sample.visible > 0) for sample in samples]
+    return Clip("a rendered garment that moves", [sample.image for sample in samples], truth)
+
+
+def read_clip(path: Path, limit: int = FRAMES) -> Clip:
+    """The first frames of a video. Raises InputError where it cannot be read or has none."""
     with VideoReader(path) as reader:
-        return [frame for frame, _ in zip(reader, range(limit), strict=False)]
+        frames = [frame for frame, _ in zip(reader, range(limit), strict=False)]
+    if not frames:
+        raise InputError(f"{path} has no frames")
+    return Clip(path.name, frames, None)
 
 
-def written_spec(detector: Path) -> DetectorSpec:
-    """The spec in a detector's file, with its outputs as the file has them."""
+def run(clip: Clip, *, files: Files = Files(), plan: Plan = Plan(), progress: Show | None = None) -> Record:
+    """Compare, then measure.
+
+    Args:
+        clip: what the cameras see.
+        files: the models.
+        plan: how long.
+        progress: told (done, of how many, what).
+
+    Returns:
+        Rows with labels measure and way. ``work`` and ``age`` in ms, ``rate`` in frames/s, with the number of cameras;
+        ``work`` with ``against`` is how many times as fast as that way. ``landmark change`` and ``boxes`` hold the loop
+        against ours, ``error`` each way against the truth. A loop that finds other objects or landmarks is not timed.
+
+    Raises:
+        InputError: a model or spec cannot be used.
+    """
+    show = progress or (lambda done, total, what: None)
+    height, width = clip.frames[0].shape[:2]
+    notes = [f"clip: {clip.name}, {len(clip.frames)} frames of {width}x{height}, detector {files.detector}"]
+    with _opened(files, notes) as (predictor, loop):
+        rows, fault = _equality(predictor, loop, clip, files.model) if loop else ([], "")
+        if fault:
+            notes.append(f"{LOOP} is not timed: {fault}")
+        peer = None if fault else loop
+        steps = plan.rounds + plan.repeats * (4 if peer else 2) + (plan.cameras > 1)
+        rows += work(predictor, peer, clip, plan, lambda done: show(done, steps, "work on a frame"))
+        rows += camera(predictor, peer, clip, plan, lambda done: show(plan.rounds + done, steps, "one camera"))
+        if plan.cameras > 1:
+            show(steps - 1, steps, f"{plan.cameras} cameras")
+            rows += cameras(predictor, clip, plan)
+    return make_record("streams", rows, notes=notes)
+
+
+@contextmanager
+def _opened(files: Files, notes: list[str]) -> Iterator[tuple[Predictor, DetectThenLoop | None]]:
+    """Ours, and the loop, or a note why there is none."""
+    model, detector = find_model(files.model), find_detector(files.detector)
+    spec: Any = ModelSpec.from_file(files.spec) if files.spec else ModelFile.read(model).spec
+    detector_spec = DetectorSpec.from_file(files.detector_spec) if files.detector_spec else None
+    with (
+        Predictor(model, spec=spec, detector=Detector(detector, spec=detector_spec)) as predictor,
+        ExitStack() as stack,
+    ):
+        bench_model = BenchModel(files.model, model, predictor.spec, trained=True)
+        loop = None
+        try:
+            loop = DetectThenLoop(detector, detector_spec or _written_spec(detector), bench_model)
+            stack.callback(loop.close)
+        except UnavailableError as error:
+            notes.append(f"{LOOP} is not timed: {error}")
+        yield predictor, loop
+
+
+def _written_spec(detector: Path) -> DetectorSpec:
+    """The spec in a detector's file, its outputs as the file has them."""
     import onnx
 
     metadata = {item.key: item.value for item in onnx.load(str(detector)).metadata_props}
     return DetectorSpec.from_metadata(metadata, source=str(detector))
 
 
-def work(predictor: Predictor, usual: DetectThenLoop, frames: list[np.ndarray], console: Console) -> dict[str, object]:
-    """Milliseconds of a frame; the ways take turns, so that what else the machine does meets all of them."""
-    tracker = Tracker(Tracking(every=10), predictor.spec)
+# Equality -----------------------------------------------------------------------------------------------
 
-    def tracked(frame: np.ndarray, number: int) -> None:
-        asked = tracker.next_boxes(number / 30)
-        boxes, categories = asked or (None, ())
-        result = predictor.predict(frame, boxes, categories=categories or None)
-        tracker.update(result, number / 30, detected=asked is None)
 
-    ways: dict[str, Callable[[np.ndarray, int], object]] = {
-        "detect, then loop": lambda frame, number: usual.run(frame),
-        "edgepose, detects each frame": lambda frame, number: predictor.predict(frame),
-        "edgepose, tracks": tracked,
+def _equality(predictor: Predictor, loop: DetectThenLoop, clip: Clip, model: str) -> tuple[list[Row], str]:
+    """How far the loop's boxes and landmarks are from ours, and what is too far apart; empty: nothing."""
+    bench_model = BenchModel(model, Path(model), predictor.spec, trained=True)
+    same, best, apart, scores = [], [], [], []
+    for frame in clip.frames[:: max(1, len(clip.frames) // CHECKED)]:
+        ours, boxes = predictor.predict(frame), loop.detect(frame)
+        same.append(len(ours) == len(boxes))
+        if len(ours) and len(boxes):
+            best += overlaps(np.asarray(ours.boxes, np.float64), np.asarray(boxes, np.float64)).max(axis=1).tolist()
+        if len(ours):
+            points, peaks = loop.landmarks(frame, ours.boxes)
+            apart.append(equality.crop_distances(points, ours.keypoints, ours.boxes, bench_model))
+            scores.append(peaks)
+    if not apart:
+        raise InputError(f"{clip.name}: no object was found in any frame, so that nothing can be measured")
+    agreement = equality.compare(np.concatenate(apart), np.concatenate(scores))
+    labels: dict[str, Label] = {"way": LOOP, "against": DETECTS}
+    share = float(np.mean(same))
+    rows = [
+        Row({"measure": "landmark change", **labels}, "px of the crop", agreement.values()),
+        Row({"measure": "boxes", **labels}, "IoU", {"mean": float(np.mean(best or [0])), "least": min(best or [0])}),
+        Row({"measure": "frames with as many objects", **labels}, "%", {"value": 100 * share}),
+    ]
+    limit = equality.LIMITS["fp32"].median
+    if agreement.median > limit:
+        return rows, f"its landmarks on the same boxes are others (median {agreement.median:.3g} px, limit {limit:g})"
+    if share < SAME_OBJECTS:
+        return rows, f"in {100 * (1 - share):.0f} % of the frames it finds more or fewer objects"
+    return rows, ""
+
+
+# Work ---------------------------------------------------------------------------------------------------
+
+
+def work(
+    predictor: Predictor, loop: DetectThenLoop | None, clip: Clip, plan: Plan, show: Callable[[int], Any]
+) -> list[Row]:
+    """Milliseconds of a frame, and errors against the truth, of each way; the loop's only if there is one."""
+    ways: dict[str, Callable[[Frame, int], NDArray[Any]]] = {
+        DETECTS: lambda frame, number: predictor.predict(frame).keypoints,
+        TRACKS: _tracking(predictor, plan.fps),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    objects, differences = [], []
-    for number, frame in enumerate(track(frames, len(frames), "work")):
-        for name, run in ways.items():
-            start = perf_counter()
-            run(frame, number)
-            times[name].append((perf_counter() - start) * 1e3)
-        result = predictor.predict(frame)
-        objects.append(len(result))
-        for box, points, scores in zip(result.boxes, result.keypoints, result.scores, strict=True):
-            same, _ = usual.landmarks(frame, box)
-            differences += np.linalg.norm(same - points, axis=1)[scores > 0.4].tolist()
-    table = Table("way", "p50", "p95", "min", title="Work on one frame, ms")
-    rows = {name: summary(values[WARM_UP:]) for name, values in times.items()}
-    for name, row in rows.items():
-        table.add_row(name, *(f"{row[key]:.1f}" for key in ("p50", "p95", "min")))
-    console.print(table)
-    median = float(np.median(differences)) if differences else float("nan")
-    console.print(f"{np.mean(objects):.2f} objects a frame; same boxes: landmarks differ by {median:.2f} px (median)")
-    return {**rows, "objects a frame": round(float(np.mean(objects)), 2), "landmark difference, px": round(median, 3)}
-
-
-def camera(
-    predictor: Predictor, usual: DetectThenLoop, frames: list[np.ndarray], options: argparse.Namespace, console: Console
-) -> dict[str, object]:
-    """Age of a frame when its landmarks are there, ms, and how many frames a second got theirs."""
-    rows: dict[str, object] = {}
-    ages: list[float] = []
-    for frame, captured in Camera(frames, options.fps, options.seconds):
-        usual.run(frame)
-        ages.append((monotonic() - captured) * 1e3)
-    rows["detect, then loop"] = of_camera(ages, options.seconds)
-    for name, tracking in (("edgepose, detects each frame", False), ("edgepose, tracks", True)):
-        ages = []
-        source = Camera(frames, options.fps, options.seconds)
-        with predictor.stream(iter(source), policy="newest", tracking=tracking) as stream:
-            ages += [(monotonic() - item.time) * 1e3 for item in stream]
-        rows[name] = of_camera(ages, options.seconds)
-    table = Table("way", "p50", "p95", "min", "frames/s", title=f"Age of a frame at {options.fps:g} frames/s, ms")
-    for name, row in rows.items():
-        table.add_row(name, *(f"{row[key]:.1f}" for key in ("p50", "p95", "min", "frames/s")))
-    console.print(table)
+    if loop:
+        ways[LOOP] = lambda frame, number: loop(frame)[1]
+    times = {name: np.empty((plan.rounds, BURST)) for name in ways}
+    errors: dict[str, list[NDArray[np.floating]]] = {name: [] for name in ways}
+    rng = np.random.default_rng(0)
+    for turn in range(plan.rounds):
+        for index in rng.permutation(len(ways)):
+            name = list(ways)[index]
+            # thrown away: threads of the way before may still spin; what tracks would not forget it
+            ways[name if name == LOOP else DETECTS](clip.frames[turn * BURST % len(clip.frames)], 0)
+            for repeat in range(BURST):
+                number = turn * BURST + repeat
+                start = perf_counter()
+                points = ways[name](clip.frames[number % len(clip.frames)], number)
+                times[name][turn, repeat] = (perf_counter() - start) * 1e3
+                errors[name] += _errors(points, clip, number)
+        show(turn + 1)
+    rows = [Row({"measure": "work", "way": name}, "ms", summarize(of_way)) for name, of_way in times.items()]
+    if loop:
+        for name in (DETECTS, TRACKS):
+            labels: dict[str, Label] = {"measure": "work", "way": name, "against": LOOP}
+            rows.append(Row(labels, "ratio", ratio(times[name], times[LOOP])))
+    for name, found in errors.items():
+        if found:
+            off = np.concatenate(found)
+            values = {"mean": float(off.mean()), "median": float(np.median(off)), "compared": off.size}
+            rows.append(Row({"measure": "error", "way": name}, "px", values))
     return rows
 
 
-def cameras(
-    predictor: Predictor, frames: list[np.ndarray], options: argparse.Namespace, console: Console
-) -> dict[str, object]:
-    """Several cameras on one predictor: age of a frame, and each one's share."""
-    sources = [iter(Camera(frames, options.fps, options.seconds)) for _ in range(options.streams)]
+def _tracking(predictor: Predictor, fps: float) -> Callable[[Frame, int], NDArray[Any]]:
+    """What a stream does with each frame, without its threads."""
+    tracker = Tracker(Tracking(every=BURST), predictor.spec)
+
+    def tracked(frame: Frame, number: int) -> NDArray[Any]:
+        asked = tracker.next_boxes(number / fps)
+        boxes, categories = asked or (None, ())
+        result = predictor.predict(frame, boxes, categories=categories or None)
+        return tracker.update(result, number / fps, detected=asked is None).keypoints
+
+    return tracked
+
+
+def _errors(points: NDArray[Any], clip: Clip, number: int) -> list[NDArray[np.floating]]:
+    """Distances (V,) px of the shown landmarks, of the nearest object; nothing without a truth or an object."""
+    if clip.truth is None or not len(points):
+        return []
+    true, shown = clip.truth[number % len(clip.truth)]
+    distances = np.linalg.norm(np.asarray(points)[:, shown] - true[shown], axis=-1)
+    return [distances[distances.mean(axis=1).argmin()]]
+
+
+# Cameras ------------------------------------------------------------------------------------------------
+
+
+def camera(
+    predictor: Predictor, loop: DetectThenLoop | None, clip: Clip, plan: Plan, show: Callable[[int], Any]
+) -> list[Row]:
+    """Age of a frame of one camera when its landmarks are there, and how many frames a second got theirs."""
+
+    def looped(source: Camera) -> Iterator[float]:
+        assert loop is not None
+        for frame, captured in source:
+            loop(frame)
+            yield captured
+
+    def streamed(source: Camera, tracking: bool) -> Iterator[float]:
+        with predictor.stream(iter(source), policy="newest", tracking=tracking) as stream:
+            yield from (item.time for item in stream)
+
+    ways: dict[str, Callable[[], Iterator[float]]] = {
+        DETECTS: lambda: streamed(film(), False),
+        TRACKS: lambda: streamed(film(), True),
+    }
+    if loop:
+        ways |= {LOOP: lambda: looped(film()), THREADED: lambda: looped(film(newest=True))}
+
+    def film(newest: bool = False) -> Camera:
+        return Camera(clip.frames, plan.fps, plan.seconds, newest=newest)
+
+    ages: dict[str, list[list[float]]] = {name: [] for name in ways}
+    rng = np.random.default_rng(1)
+    done = 0
+    for _ in range(plan.repeats):
+        for index in rng.permutation(len(ways)):
+            name = list(ways)[index]
+            ages[name].append([(monotonic() - captured) * 1e3 for captured in ways[name]()])
+            done += 1
+            show(done)
+    return [row for name, of_way in ages.items() for row in _rows_of_ages({"way": name, "cameras": 1}, of_way, plan)]
+
+
+def cameras(predictor: Predictor, clip: Clip, plan: Plan) -> list[Row]:
+    """Several cameras on one predictor, tracked: age of a frame, rate, and the frames of the least and most served."""
+    sources = [iter(Camera(clip.frames, plan.fps, plan.seconds)) for _ in range(plan.cameras)]
     ages: list[float] = []
-    shares = [0] * options.streams
+    shares = [0] * plan.cameras
     with predictor.stream(sources, policy="newest", tracking=True) as stream:
         for item in stream:
             ages.append((monotonic() - item.time) * 1e3)
             shares[item.source] += 1
-    row = {**of_camera(ages, options.seconds), "frames of each": shares}
-    console.print(f"{options.streams} cameras, tracked: {row}")
-    return row
+    labels: dict[str, Label] = {"way": TRACKS, "cameras": plan.cameras}
+    fewest_and_most = {"least": min(shares) / plan.seconds, "most": max(shares) / plan.seconds}
+    rows = _rows_of_ages(labels, [ages], plan)
+    return [*rows, Row({"measure": "rate of one camera", **labels}, "frames/s", fewest_and_most)]
 
 
-def of_camera(ages: list[float], seconds: float) -> dict[str, float]:
-    return {**summary(ages[WARM_UP:]), "frames/s": round(len(ages) / seconds, 1)}
+def _rows_of_ages(labels: Mapping[str, Label], runs: Sequence[Sequence[float]], plan: Plan) -> list[Row]:
+    """Age and rate of a way, from the ages of the frames of each run."""
+    counted = [age for run in runs for age in run[WARM_UP:]]
+    if not counted:
+        raise InputError(
+            f"{labels['way']}: not more than {WARM_UP} frames were done in {plan.seconds:g} s: let the cameras film "
+            "for longer"
+        )
+    block = min(BLOCK, len(counted))
+    blocks = np.array(counted[: len(counted) // block * block]).reshape(-1, block)
+    rates = [len(run) / plan.seconds for run in runs]
+    return [
+        Row({"measure": "age", **labels}, "ms", summarize(blocks)),
+        Row({"measure": "rate", **labels}, "frames/s", {"value": float(np.median(rates)), "runs": len(rates)}),
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def print_table(record: Record, console: Console) -> None:
+    """Work, then age, a line a way."""
+    from rich.table import Table
+
+    table = Table(title=f"Streams on {record.device}", title_justify="left")
+    for head in ("", "way", "p50, ms", "95 % interval", "p95", "frames/s", "ours is faster", "off the truth, px"):
+        table.add_column(head, justify="left" if head in ("", "way") else "right")
+    for row in record.rows:
+        measure, way, count = (row.labels.get(key, "") for key in ("measure", "way", "cameras"))
+        if measure not in ("work", "age") or row.unit != "ms":
+            continue
+        rate = "".join(f"{one.values['value']:.1f}" for one in record.find(measure="rate", way=way, cameras=count))
+        lead = "".join(
+            f"{one.values['value']:.2f} x" for one in record.find(measure=measure, way=way) if one.unit == "ratio"
+        )
+        error = "".join(f"{one.values['mean']:.2f}" for one in record.find(measure="error", way=way))
+        values = row.values
+        table.add_row(
+            f"age, {count} camera{'s' if count != 1 else ''}" if count else "work on a frame",
+            str(way),
+            f"{values['p50']:.1f}",
+            f"{values['low']:.1f} to {values['high']:.1f}",
+            f"{values['p95']:.1f}",
+            rate,
+            *((lead, error) if measure == "work" else ("", "")),
+        )
+    console.print(table)
+    for row in record.find(measure="landmark change"):
+        console.print(f"Same boxes: landmarks {row.values['median']:.3f} px of the crop apart in the median, ", end="")
+        console.print(f"{row.values['mean']:.3f} in the mean, where the peak is {MIN_SCORE:g} or more")

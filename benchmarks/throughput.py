@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = ["DEFAULT_WAYS", "MODELS", "Arrangement", "arrangements", "print_table
 
 MODELS = ("resnet50",)
 DEFAULT_WAYS = (OURS, "pytorch", "rtmlib", "onnxruntime batched")
+QUICK_WAYS = (OURS, "onnxruntime batched")
 FRAME, BOXES, FRAMES_IN_A_CALL = "1080p", (8,), 4
 COMPARED = 16  # boxes whose landmarks are compared
 ROUNDS, QUICK_ROUNDS = 3, 2
@@ -101,7 +103,7 @@ def run(
         InputError: an unknown way or precision.
     """
     selection = selection or Selection()
-    names = selection.ways or tuple(name for name in DEFAULT_WAYS if name not in selection.without)
+    names = tuple(name for name in selection.ways or DEFAULT_WAYS if name not in selection.without)
     selection = Selection(names, (), selection.precisions, selection.peers)
     rows: list[Row] = []
     notes: list[str] = []
@@ -114,8 +116,10 @@ def run(
                 if progress is not None:
                     progress(round(100 * (before + done)), 100 * len(models) * len(boxes), what)
 
-            task_of = partial(_task, source=source, model=model, boxes=count, peers=selection.peers)
-            rates, failed = _measure(_configs(equal), task_of, rounds, seconds, shown)
+            with tempfile.TemporaryDirectory() as folder:
+                path = saved_scene(Path(folder), count)
+                task_of = partial(_task, source=source, model=model, scene=path, peers=selection.peers)
+                rates, failed = _measure(_configs(equal), task_of, rounds, seconds, shown)
             labels: dict[str, Label] = {"model": model.name, "boxes": count, "frame": size_label(FRAME)}
             rows += _rows(rates, labels, count)
             compared, said = _best(rates, labels)
@@ -172,7 +176,15 @@ def _measure(
     return {config: np.array(values) for config, values in rates.items()}, notes
 
 
-def _task(config: _Config, source: str, model: BenchModel, boxes: int, peers: tuple[str, ...]) -> Task:
+def saved_scene(folder: Path, boxes: int) -> Path:
+    """A file of the frame and the boxes that all processes work on."""
+    shown = scene(*frame_size(FRAME), boxes)
+    path = folder / f"{boxes}.npz"
+    np.savez(path, frame=shown.frame, boxes=shown.boxes)
+    return path
+
+
+def _task(config: _Config, source: str, model: BenchModel, scene: Path, peers: tuple[str, ...]) -> Task:
     # only PyTorch's ways and the user's may need the network behind the file, which takes a while to import
     file_is_enough = config.way in WAYS and not config.way.startswith("pytorch")
     return Task(
@@ -182,8 +194,7 @@ def _task(config: _Config, source: str, model: BenchModel, boxes: int, peers: tu
         str(model.path) if file_is_enough else source,
         config.arrangement.lanes,
         config.arrangement.threads,
-        FRAME,
-        boxes,
+        str(scene),
         config.frames,
         peers,
     )

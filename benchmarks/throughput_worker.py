@@ -18,9 +18,10 @@ from time import perf_counter
 from typing import Any
 
 import cv2
+import numpy as np
 
 from edgepose.benchmarks.bench_models import BenchModel, open_model
-from edgepose.benchmarks.scenes import frame_size, scene
+from edgepose.benchmarks.scenes import Scene
 from edgepose.benchmarks.ways import EdgePose, Selection, Way, WayOptions, open_way
 
 __all__ = ["Task", "main"]
@@ -38,7 +39,7 @@ class Task:
         source: what :func:`edgepose.benchmarks.bench_models.open_model` takes.
         lanes: Python threads, each with a way of its own.
         threads: of each lane's network and of OpenCV; None: all.
-        frame, boxes: of the scene.
+        scene: an .npz file with ``frame`` and ``boxes``; a scene takes longer to render than a way to open.
         frames: in each call; more than one only with ours, which then is ``Predictor.predict_batch``.
         peers: see Selection.
     """
@@ -49,8 +50,7 @@ class Task:
     source: str
     lanes: int
     threads: int | None
-    frame: str
-    boxes: int
+    scene: str
     frames: int = 1
     peers: tuple[str, ...] = ()
 
@@ -64,7 +64,9 @@ def main() -> None:
         if task.threads is not None:
             cv2.setNumThreads(task.threads)
         model = replace(open_model(task.source), name=task.model)
-        calls = [_call(task, model, number, opened) for number in range(task.lanes)]
+        with np.load(task.scene) as file:
+            shown = Scene(file["frame"], file["boxes"])
+        calls = [_call(task, model, shown, opened) for _ in range(task.lanes)]
         for call in calls:
             for _ in range(WARM_UPS):
                 call()
@@ -73,15 +75,15 @@ def main() -> None:
             print(json.dumps(_rates(calls, float(line.split()[1]), task.frames)), file=answers, flush=True)
 
 
-def _call(task: Task, model: BenchModel, number: int, opened: ExitStack) -> Callable[[], Any]:
-    """What a lane does again and again; each lane looks at other garments."""
+def _call(task: Task, model: BenchModel, shown: Scene, opened: ExitStack) -> Callable[[], Any]:
+    """What a lane does again and again."""
     factory = Selection(ways=(), precisions=("fp32", task.precision), peers=task.peers).factories()[
         task.way, task.precision
     ]
-    options = WayOptions(task.threads, task.precision, max_batch=max(16, task.boxes))
+    options = WayOptions(task.threads, task.precision, max_batch=max(16, len(shown.boxes)))
     way: Way = open_way(factory, model, options)
     opened.callback(way.close)
-    frame, boxes = scene(*frame_size(task.frame), task.boxes, seed=number)
+    frame, boxes = shown
     if task.frames == 1:
         return lambda: way(frame, boxes)
     assert isinstance(way, EdgePose)

@@ -1,49 +1,93 @@
-"""What tracking and smoothing do: python benchmarks/tracking.py [VIDEO MODEL SPEC DETECTOR DETECTOR_SPEC]
+"""What tracking and smoothing do: `edgepose bench tracking [VIDEO]`.
 
-Rendered garments, whose true landmarks are known, with sensor noise: one that rests and the same one moving at several
-speeds. Their detector is the truth, off by 1 % at each side. With five files also a real video: its first frame as a
-still with noise, and the video as it is, whose truth nobody knows: there the lag is that against the raw landmarks.
+Rendered garments, whose true landmarks are known, with sensor noise: each at rest, and moving at several speeds. Their
+detector is the truth, off by 1 % at each side. With a VIDEO of one object also its first frame as a still with noise,
+and the video as it is, whose truth nobody knows: there the lag is that against the raw landmarks.
 
-jitter  RMS of a landmark's way from frame to frame, and its standard deviation, px
-lag     the shift of the true path that correlates best with the landmarks, frames; added: smoothed less raw
+    jitter  RMS of a landmark's way from frame to frame (step), and its standard deviation (spread), px
+    lag     the shift of the true path that correlates best with the landmarks, frames; added: smoothed less raw
+    error   mean distance to the true landmarks, px: what smoothing costs where the object moves
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-from results_file import save
-from rich.table import Table
+from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from edgepose import PoseResult, Predictor
+from edgepose import Detector, PoseResult, Predictor
 from edgepose.association import overlaps
-from edgepose.console import console, track
+from edgepose.benchmarks.records import Label, Record, Row, make_record
+from edgepose.benchmarks.timing import summarize
+from edgepose.errors import InputError
+from edgepose.media import VideoReader
 from edgepose.smooth import OneEuro, Smoother
 from edgepose.track import Tracker, Tracking
 from edgepose.training.synthetic import MovingGarment
 
-SEEDS = (14, 3, 5)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgepose.spec import ModelSpec
+
+__all__ = ["CURVES", "GARMENTS", "Plan", "Video", "print_table", "run"]
+
+GARMENTS = 5  # with the seeds 0, 1, 2, ...: none was picked
 SIZE = (640, 480)
 FPS = 30.0
-LOOP = 120  # frames of one turn of the garment at the slowest speed
-STRIDES = (1, 2, 4)  # frames taken of it: 1, 2, 4 times as fast
+STRIDES = (1, 2, 4)  # frames taken of the loop: 1, 2, 4 times as fast
 NOISE = 4.0  # grey levels, of each pixel of each frame
 DETECTOR_NOISE = 0.01  # object sizes, of each side of a box
-STILL_FRAMES = 240
-DRIFT_FRAMES = 1000
 SETTLE = 30  # frames left out of the jitter: the filter has only begun
 VISIBLE = 0.3
 SHIFTS = np.arange(-3, 5, 0.02)  # frames
+OBJECTS, STEPS, BLOCK = (1, 4, 16), 300, 10  # of the cost: objects, frames, frames drawn together for the interval
+CURVES = ("at rest", "moving")  # scenes whose paths the record holds, for its plot
 
-Find = Callable[[np.ndarray, np.ndarray | None], PoseResult]  # (frame, boxes or None: detect) -> landmarks
+Points = NDArray[np.float64]
+Frame = NDArray[np.uint8]  # (H, W, 3) BGR
+Find = Callable[[Frame, Any], PoseResult]  # (frame, boxes or None: detect) -> landmarks
+Show = Callable[[int, int, str], Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is looked at.
+
+    Attributes:
+        garments: how many.
+        loop: frames of one turn of the garment at the slowest speed.
+        still: frames at rest.
+        alone: frames after the only detection.
+    """
+
+    garments: int = GARMENTS
+    loop: int = 120
+    still: int = 240
+    alone: int = 1000
+
+    @classmethod
+    def quick(cls) -> Plan:
+        """One garment, briefly."""
+        return cls(garments=1, loop=48, still=60, alone=48)
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video of one object and what finds it: bundled names or ONNX files, and specs of files without one."""
+
+    path: Path
+    model: str = "garment-landmarks"
+    spec: Path | None = None
+    detector: str = "garment-detector"
+    detector_spec: Path | None = None
 
 
 @dataclass
@@ -57,10 +101,10 @@ class Recording:
         detections, ids: how many.
     """
 
-    raw: np.ndarray
-    smoothed: np.ndarray
-    scores: np.ndarray
-    boxes: np.ndarray
+    raw: Points
+    smoothed: Points
+    scores: Points
+    boxes: Points
     detections: int
     ids: int
 
@@ -70,10 +114,42 @@ class Recording:
         return float(np.median(np.sqrt((self.boxes[:, 2:] - self.boxes[:, :2]).prod(axis=1))))
 
 
-def record(frames: Iterable[np.ndarray], find: Find, spec: Any, fps: float, every: int = 10) -> Recording:
-    """Track and smooth a clip; the object with the most frames is the one that counts."""
+def run(plan: Plan = Plan(), *, video: Video | None = None, progress: Show | None = None) -> Record:
+    """Follow garments, maybe a video, and time the following itself.
+
+    Args:
+        plan: how many garments, for how long.
+        video: besides.
+        progress: told (done, of how many, what).
+
+    Returns:
+        Rows with labels clip, scene and measure: ``jitter``, ``error`` px; ``lag`` frames; ``speed`` sizes/s; ``count``
+        of detections and ids; ``overlap`` IoU with the true box where there was one detection; ``cost`` us, by objects.
+        Rows with the label ``curve`` are the paths that the plot shows: x of a landmark in each frame.
+
+    Raises:
+        InputError: the video cannot be read, or shows no object.
+    """
+    show = progress or (lambda done, total, what: None)
+    steps = plan.garments + (video is not None) + 1
+    rows: list[Row] = []
+    with Predictor("garment-landmarks") as predictor:
+        for seed in range(plan.garments):
+            show(seed, steps, f"garment {seed + 1} of {plan.garments}")
+            rows += garment(seed, predictor, plan)
+        if video:
+            show(plan.garments, steps, video.path.name)
+            rows += of_video(video, plan)
+        show(steps - 1, steps, "cost")
+        rows += costs(predictor.spec)
+    notes = [f"{type(one).__name__}: {asdict(one)}" for one in (Tracking(), OneEuro())]
+    return make_record("tracking", rows, notes=notes)
+
+
+def record(frames: Iterable[Frame], find: Find, spec: ModelSpec, fps: float, every: int = 10) -> Recording:
+    """Track and smooth a clip; the object with the most frames is the one that counts. InputError if there is none."""
     tracker, smoother = Tracker(Tracking(every=every), spec), Smoother()
-    rows: dict[int, list[tuple[np.ndarray, ...]]] = {}
+    rows: dict[int, list[tuple[Points, ...]]] = {}
     detections = 0
     for index, frame in enumerate(frames):
         time = index / fps
@@ -86,23 +162,25 @@ def record(frames: Iterable[np.ndarray], find: Find, spec: Any, fps: float, ever
         for row, number in enumerate(raw.track_ids.tolist()):
             values = (raw.keypoints[row], smoothed.keypoints[row], raw.scores[row], raw.boxes[row])
             rows.setdefault(number, []).append(tuple(np.asarray(value, np.float64) for value in values))
+    if not rows:
+        raise InputError("no object was found in the clip: there is nothing to follow")
     longest = max(rows.values(), key=len)
     return Recording(*(np.array(column) for column in zip(*longest, strict=True)), detections, len(rows))
 
 
-# Measures ------------------------------------------------------------------------------------------
+# Measures -----------------------------------------------------------------------------------------------
 
 
-def jitter(path: np.ndarray) -> dict[str, float]:
+def jitter(path: Points) -> dict[str, float]:
     """(T, K, 2) -> RMS of the frame-to-frame way and standard deviation, px, over the landmarks."""
-    rest = path[SETTLE:]
+    rest = path[min(SETTLE, len(path) // 2) :]
     return {
-        "rms_step": float(np.sqrt((np.diff(rest, axis=0) ** 2).sum(axis=-1).mean())),
-        "std": float(np.sqrt(rest.var(axis=0).sum(axis=-1).mean())),
+        "step": float(np.sqrt((np.diff(rest, axis=0) ** 2).sum(axis=-1).mean())),
+        "spread": float(np.sqrt(rest.var(axis=0).sum(axis=-1).mean())),
     }
 
 
-def lag(delayed: np.ndarray, path: np.ndarray) -> float:
+def lag(delayed: Points, path: Points) -> float:
     """(T, K, 2) twice -> how many frames the first is behind the second."""
     times = np.arange(len(path))
     inside = times[8:-8]
@@ -115,140 +193,147 @@ def lag(delayed: np.ndarray, path: np.ndarray) -> float:
     return float(SHIFTS[int(np.argmax(correlations))])
 
 
-def mean_distance(first: np.ndarray, second: np.ndarray) -> float:
+def mean_distance(first: Points, second: Points) -> float:
+    """Of points (T, K, 2), px."""
     return float(np.linalg.norm(first - second, axis=-1).mean())
 
 
-def still_figures(recording: Recording, seen: np.ndarray) -> dict[str, float]:
-    raw, smoothed = jitter(recording.raw[:, seen]), jitter(recording.smoothed[:, seen])
+def _at_rest(labels: dict[str, Label], recording: Recording, seen: NDArray[np.bool_]) -> Row:
+    parts = {"raw": jitter(recording.raw[:, seen]), "smoothed": jitter(recording.smoothed[:, seen])}
+    values = {f"{name}, {points}": value for points, both in parts.items() for name, value in both.items()}
+    return Row({**labels, "measure": "jitter"}, "px", {**values, "object's size": recording.size})
+
+
+def _speeds(labels: dict[str, Label], path: Points, size: float, fps: float) -> Row:
+    """(T, K, 2) -> speeds of the landmarks in object sizes a second."""
+    speeds = np.linalg.norm(np.diff(path, axis=0), axis=-1) * fps / size
+    return Row({**labels, "measure": "speed"}, "sizes/s", {"mean": float(speeds.mean()), "top": float(speeds.max())})
+
+
+def _counts(labels: dict[str, Label], recording: Recording) -> Row:
+    values = {"detections": recording.detections, "ids": recording.ids, "frames": len(recording.raw)}
+    return Row({**labels, "measure": "count"}, "count", values)
+
+
+def overlap(recording: Recording, boxes: Points) -> dict[str, float]:
+    """IoU of the boxes with the true ones (L, 4) of a loop, while there is no detection but the first."""
+    loop = len(boxes)
+    iou = np.array([overlaps(box[None], boxes[i % loop][None])[0, 0] for i, box in enumerate(recording.boxes)])
     return {
-        **{f"raw_{name}": value for name, value in raw.items()},
-        **{f"smoothed_{name}": value for name, value in smoothed.items()},
-        **{f"{name}_ratio": raw[name] / smoothed[name] for name in raw},
-        "raw_rms_step/size": raw["rms_step"] / recording.size,
+        "first loop": float(iou[:loop].mean()),
+        "last loop": float(iou[-loop:].mean()),
+        "least": float(iou.min()),
+        "frames": len(iou),
     }
 
 
-# Scenes --------------------------------------------------------------------------------------------
+# Scenes -------------------------------------------------------------------------------------------------
 
 
-def noisy(frame: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def noisy(frame: Frame, random: np.random.Generator) -> Frame:
+    """The frame with sensor noise."""
     return np.clip(frame + random.normal(0, NOISE, frame.shape), 0, 255).astype(np.uint8)
 
 
-def garment(seed: int, predictor: Predictor) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """All figures of one garment, and curves to plot."""
-    clip = MovingGarment(seed=seed, size=SIZE, frames=LOOP)
-    samples = [clip.frame(index) for index in range(LOOP)]
-    truth = np.array([sample.keypoints for sample in samples], np.float64)
-    boxes = np.array([sample.box for sample in samples], np.float64)
-    random = np.random.default_rng((seed, 1))
+class _Shown:
+    """A rendered garment in front of a camera, followed by ours."""
 
-    def follow(numbers: np.ndarray, every: int, detector_noise: float = DETECTOR_NOISE) -> Recording:
-        images = [samples[number].image for number in numbers]
-        steps = iter(numbers)
+    def __init__(self, seed: int, predictor: Predictor, plan: Plan) -> None:
+        samples = list(MovingGarment(seed=seed, size=SIZE, frames=plan.loop))
+        self.images = [sample.image for sample in samples]
+        self.truth = np.array([sample.keypoints for sample in samples], np.float64)
+        self.boxes = np.array([sample.box for sample in samples], np.float64)
+        self.visible = np.array([sample.visible for sample in samples]).min(axis=0) > 0
+        self._predictor, self._random = predictor, np.random.default_rng((seed, 1))
 
-        def find(frame: np.ndarray, asked: np.ndarray | None) -> PoseResult:
-            box = boxes[next(steps)]
+    def follow(self, numbers: NDArray[np.int64], every: int, detector_noise: float = DETECTOR_NOISE) -> Recording:
+        """The frames of these numbers, with a detection in every so-manieth."""
+        steps = iter(numbers.tolist())
+
+        def find(frame: Frame, asked: Any) -> PoseResult:
+            box = self.boxes[next(steps)]
             size = np.sqrt((box[2:] - box[:2]).prod())
-            given = (box + random.normal(0, detector_noise * size, 4))[None] if asked is None else asked
-            return predictor.predict(noisy(frame, random), given)
+            given = (box + self._random.normal(0, detector_noise * size, 4))[None] if asked is None else asked
+            return self._predictor.predict(noisy(frame, self._random), given)
 
-        return record(images, find, predictor.spec, FPS, every)
+        frames = [self.images[number] for number in numbers]
+        return record(frames, find, self._predictor.spec, FPS, every)
 
-    still = follow(np.zeros(STILL_FRAMES, int), 10)
-    seen = (still.scores.min(axis=0) >= VISIBLE) & (samples[0].visible > 0)
-    each = follow(np.zeros(STILL_FRAMES, int), 1)
-    figures: dict[str, Any] = {
-        "still": still_figures(still, seen),
-        "still, detected in each frame": still_figures(each, seen),
-    }
-    curves = {"still raw": still.raw[:, seen], "still smoothed": still.smoothed[:, seen]}
+
+def garment(seed: int, predictor: Predictor, plan: Plan) -> list[Row]:
+    """All rows of one garment; of the first one also the curves."""
+    shown = _Shown(seed, predictor, plan)
+    labels: dict[str, Label] = {"clip": f"garment {seed}"}
+    still = shown.follow(np.zeros(plan.still, np.int64), 10)
+    seen = (still.scores.min(axis=0) >= VISIBLE) & shown.visible
+    if not seen.any():
+        raise InputError(f"garment {seed}: no landmark is seen in every frame, so that nothing can be measured")
+    each = shown.follow(np.zeros(plan.still, np.int64), 1)
+    rows = [_at_rest({**labels, "scene": "at rest"}, still, seen)]
+    rows.append(_at_rest({**labels, "scene": "at rest, detected in each frame"}, each, seen))
+    curves = {"at rest": {"raw": still.raw[:, seen], "smoothed": still.smoothed[:, seen]}}
     for stride in STRIDES:
-        numbers = np.arange(0, 2 * LOOP, stride) % LOOP
-        moving, true = follow(numbers, 10), truth[numbers][:, seen]
-        speeds = np.linalg.norm(np.diff(true, axis=0), axis=-1) * FPS / moving.size
+        numbers = np.arange(0, 2 * plan.loop, stride) % plan.loop
+        moving, true = shown.follow(numbers, 10), shown.truth[numbers][:, seen]
         raw, smoothed = moving.raw[:, seen], moving.smoothed[:, seen]
-        figures[f"moving x{stride}"] = {
-            "mean_speed": float(speeds.mean()),
-            "top_speed": float(speeds.max()),
-            "raw_lag": lag(raw, true),
-            "added_lag": lag(smoothed, true) - lag(raw, true),
-            "raw_error": mean_distance(raw, true),
-            "smoothed_error": mean_distance(smoothed, true),
-            "detections": moving.detections,
-            "ids": moving.ids,
-        }
-        if stride == STRIDES[-1]:
-            curves |= {"true": true, "raw": raw, "smoothed": smoothed}
-    figures["no detection"] = drift(follow(np.arange(DRIFT_FRAMES) % LOOP, 10**9, 0.0), boxes)
-    return figures, curves
+        at: dict[str, Label] = {**labels, "scene": f"moving x{stride}"}
+        behind = lag(raw, true)
+        rows.append(_speeds(at, true, moving.size, FPS))
+        rows.append(Row({**at, "measure": "lag"}, "frames", {"added": lag(smoothed, true) - behind, "raw": behind}))
+        errors = {"raw": mean_distance(raw, true), "smoothed": mean_distance(smoothed, true)}
+        rows += [Row({**at, "measure": "error"}, "px", errors), _counts(at, moving)]
+        curves["moving"] = {"true": true, "raw": raw, "smoothed": smoothed}
+    alone = shown.follow(np.arange(plan.alone) % plan.loop, 10**9, 0.0)
+    rows.append(Row({**labels, "scene": "one detection", "measure": "overlap"}, "IoU", overlap(alone, shown.boxes)))
+    return [*rows, *(_curves(labels, curves) if seed == 0 else ())]
 
 
-def drift(recording: Recording, boxes: np.ndarray) -> dict[str, float]:
-    """IoU of the boxes with the true ones, while there is no detection but the first."""
-    iou = np.array(
-        [overlaps(box[None], boxes[i % LOOP][None])[0, 0] for i, box in enumerate(recording.boxes)],
-    )
-    return {
-        "frames": len(iou),
-        "least_iou": float(iou.min()),
-        "first_loop_iou": float(iou[:LOOP].mean()),
-        "last_loop_iou": float(iou[-LOOP:].mean()),
-    }
+def _curves(labels: dict[str, Label], curves: dict[str, dict[str, Points]]) -> Iterator[Row]:
+    """x of the first landmark in each frame, for the plot."""
+    for scene, paths in curves.items():
+        for curve, path in paths.items():
+            values = {str(number): float(x) for number, x in enumerate(path[:, 0, 0])}
+            yield Row({**labels, "scene": scene, "curve": curve}, "px", values)
 
 
-def video(path: Path, model: Path, spec: Path, detector: Path, detector_spec: Path) -> dict[str, Any]:
-    """A real video of one person."""
-    from edgepose.detector import Detector
-
-    capture = cv2.VideoCapture(str(path))
-    fps, frames = capture.get(cv2.CAP_PROP_FPS), []
-    while (frame := capture.read())[0]:
-        frames.append(frame[1])
+def of_video(video: Video, plan: Plan) -> list[Row]:
+    """A real video of one object."""
+    labels: dict[str, Label] = {"clip": video.path.name}
+    with VideoReader(video.path) as reader:
+        frames, fps = list(reader), reader.fps
+    if not frames:
+        raise InputError(f"{video.path} has no frames")
     random = np.random.default_rng(0)
-    with Predictor(model, spec=spec) as predictor, Detector(detector, spec=detector_spec) as found:
+    with Predictor(video.model, spec=video.spec) as predictor, ExitStack() as stack:
+        detector = stack.enter_context(Detector(video.detector, spec=video.detector_spec))
 
-        def find(frame: np.ndarray, asked: np.ndarray | None) -> PoseResult:
-            return predictor.predict(frame, found.detect(frame).boxes if asked is None else asked)
+        def find(frame: Frame, asked: Any) -> PoseResult:
+            return predictor.predict(frame, detector.detect(frame).boxes if asked is None else asked)
 
-        stills = track((noisy(frames[0], random) for _ in range(STILL_FRAMES)), STILL_FRAMES, f"{path.name}, a still")
-        still = record(stills, find, predictor.spec, FPS)
+        still = record((noisy(frames[0], random) for _ in range(plan.still)), find, predictor.spec, FPS)
         moving = record(frames, find, predictor.spec, fps)
         each = record(frames, find, predictor.spec, fps, every=1)
     seen = still.scores.min(axis=0) >= VISIBLE
     moved = np.median(moving.scores, axis=0) >= VISIBLE
-    speeds = np.linalg.norm(np.diff(moving.raw[:, moved], axis=0), axis=-1) * fps / moving.size
-    return {
-        "still": still_figures(still, seen),
-        "as it is": {
-            "fps": fps,
-            "frames": len(frames),
-            "frames_with_the_object": len(moving.raw),
-            "mean_speed": float(speeds.mean()),
-            "top_speed": float(speeds.max()),
-            "added_lag": lag(moving.smoothed[:, moved], moving.raw[:, moved]),
-            "detections": moving.detections,
-            "ids": moving.ids,
-            "distance_to_detecting_each_frame/size": (
-                float(np.median(np.linalg.norm(moving.raw - each.raw, axis=-1)[:, moved]) / moving.size)
-                if len(moving.raw) == len(each.raw)
-                else None
-            ),
-        },
-    }
+    at: dict[str, Label] = {**labels, "scene": "as it is"}
+    rows = [_at_rest({**labels, "scene": "at rest"}, still, seen), _speeds(at, moving.raw[:, moved], moving.size, fps)]
+    behind = lag(moving.smoothed[:, moved], moving.raw[:, moved])
+    rows += [Row({**at, "measure": "lag"}, "frames", {"added": behind}), _counts(at, moving)]
+    if len(moving.raw) == len(each.raw):
+        apart = float(np.median(np.linalg.norm(moving.raw - each.raw, axis=-1)[:, moved]) / moving.size)
+        rows.append(Row({**at, "measure": "distance to detecting in each frame"}, "sizes", {"median": apart}))
+    return rows
 
 
-def costs(spec: Any) -> dict[str, float]:
-    """Microseconds a frame of next_boxes, update and smooth, for still objects side by side; median of 300."""
+def costs(spec: ModelSpec) -> Iterator[Row]:
+    """Microseconds a frame of next_boxes, update and smooth together, for still objects side by side."""
     random = np.random.default_rng(0)
-    figures = {}
-    for count in (1, 4, 16):
+    for count in OBJECTS:
         corner = np.array([[40 + 110 * (i % 8), 40 + 300 * (i // 8)] for i in range(count)], np.float64)
         boxes = np.concatenate([corner, corner + np.array([100, 250])], axis=1)
         layout = random.uniform(0.05, 0.95, (spec.num_keypoints, 2))
         tracker, smoother, times = Tracker(None, spec), Smoother(), []
-        for index in range(300):
+        for index in range(STEPS):
             points = corner[:, None] + layout * [100, 250] + random.normal(0, 0.3, (count, spec.num_keypoints, 2))
             start = perf_counter()
             asked = tracker.next_boxes(index / FPS)
@@ -257,78 +342,48 @@ def costs(spec: Any) -> dict[str, float]:
             result = PoseResult(points, scores, boxes if asked is None else asked[0], spec, (1000, 700))
             start = perf_counter()
             smoother.smooth(tracker.update(result, index / FPS, detected=asked is None), index / FPS)
-            times.append(taken + perf_counter() - start)
-        figures[f"{count} objects"] = float(np.median(times) * 1e6)
-    return figures
+            times.append((taken + perf_counter() - start) * 1e6)
+        yield Row({"measure": "cost", "objects": count}, "us", summarize(np.reshape(times, (-1, BLOCK))))
 
 
-# Output --------------------------------------------------------------------------------------------
+# Output -------------------------------------------------------------------------------------------------
 
 
-def print_tables(figures: dict[str, dict[str, Any]]) -> None:
-    rest = Table(title="at rest: jitter, px", title_justify="left")
-    for heading in ("", "", "raw step", "smoothed", "ratio", "raw std", "smoothed", "ratio"):
-        rest.add_column(heading, justify="right" if heading else "left")
-    move = Table(title="moving; speeds in object sizes per second", title_justify="left")
-    for heading in ("", "", "mean speed", "top speed", "added lag", "raw error", "smoothed", "detections", "ids"):
-        move.add_column(heading, justify="right" if heading else "left")
-    for name, scenes in figures.items():
-        for scene, values in scenes.items():
-            if "rms_step_ratio" in values:
-                keys = ("raw_rms_step", "smoothed_rms_step", "rms_step_ratio", "raw_std", "smoothed_std", "std_ratio")
-                rest.add_row(name, scene, *(f"{values[key]:.2f}" for key in keys))
-            elif "added_lag" in values:
-                errors = [f"{values[key]:.2f}" if key in values else "-" for key in ("raw_error", "smoothed_error")]
-                speeds = [f"{values[key]:.2f}" for key in ("mean_speed", "top_speed", "added_lag")]
-                move.add_row(name, scene, *speeds, *errors, str(values["detections"]), str(values["ids"]))
-            elif "least_iou" in values:
-                console.print(f"{name}, {values['frames']} frames with one detection: IoU with the true box", end=" ")
-                console.print(f"{values['first_loop_iou']:.3f} in the first loop, {values['last_loop_iou']:.3f} in")
-                console.print(f"  the last, at least {values['least_iou']:.3f}")
-    console.print(rest)
-    console.print(move)
+def print_table(record: Record, console: Console) -> None:
+    """At rest, moving, after one detection, and the cost."""
+    still = [(row, [*_less(row, "step"), *_less(row, "spread")]) for row in record.find(measure="jitter")]
+    heads: tuple[str, ...] = ("step", "smoothed", "times less", "spread", "smoothed", "times less")
+    _table(console, "At rest: jitter, px", heads, still)
+    moving = []
+    for row in record.find(measure="speed"):
+        at = {name: row.labels[name] for name in ("clip", "scene")}
+        found = {str(other.labels["measure"]): other.values for other in record.find(**at)}
+        error = found.get("error", {})
+        errors = [f"{error[key]:.2f}" if error else "" for key in ("raw", "smoothed")]
+        counts = [f"{found['count'][key]:g}" for key in ("detections", "ids")]
+        speeds = [f"{row.values[key]:.2f}" for key in ("mean", "top")]
+        moving.append((row, [*speeds, f"{found['lag']['added']:.2f}", *errors, *counts]))
+    heads = ("mean, sizes/s", "top", "added lag, frames", "error, px", "smoothed", "detections", "ids")
+    _table(console, "Moving", heads, moving)
+    alone = record.find(measure="overlap")
+    names = ("first loop", "last loop", "least")
+    _table(console, "IoU with the true box", names, [(row, [f"{row.values[n]:.3f}" for n in names]) for row in alone])
+    for row in record.find(measure="cost"):
+        console.print(f"tracking and smoothing {row.labels['objects']} objects: {row.values['p50']:.0f} us a frame")
 
 
-def plot(curves: dict[str, np.ndarray], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-    times = np.arange(len(curves["still raw"])) / FPS
-    axes[0].plot(times, curves["still raw"][:, 0, 0], lw=0.8, color="0.6", label="raw")
-    axes[0].plot(times, curves["still smoothed"][:, 0, 0], lw=1.4, color="C0", label="smoothed")
-    axes[0].set(title="at rest", xlabel="time, s", ylabel="x of a landmark, px")
-    times = np.arange(len(curves["true"])) / FPS
-    for name, color in (("true", "k"), ("raw", "0.6"), ("smoothed", "C0")):
-        axes[1].plot(times, curves[name][:, 0, 0], lw=1.2, color=color, label=name)
-    axes[1].set(title=f"moving x{STRIDES[-1]}", xlabel="time, s", ylabel="x of a landmark, px")
-    for axis in axes:
-        axis.legend(frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def _less(row: Row, name: str) -> tuple[str, str, str]:
+    """Raw, smoothed, and how many times less that is."""
+    raw, smoothed = row.values[f"{name}, raw"], row.values[f"{name}, smoothed"]
+    return f"{raw:.2f}", f"{smoothed:.2f}", f"{raw / smoothed:.1f} x"
 
 
-def main() -> None:
-    files = [Path(name) for name in sys.argv[1:]]
-    if len(files) not in (0, 5):
-        sys.exit(f"expected no files, or VIDEO MODEL SPEC DETECTOR DETECTOR_SPEC, got {len(files)}; see the top of it")
-    figures: dict[str, Any] = {}
-    curves: dict[str, np.ndarray] = {}
-    with Predictor("garment-landmarks") as predictor:
-        for seed in track(SEEDS, len(SEEDS), "garments"):
-            figures[f"garment {seed}"], curves = garment(seed, predictor)
-        cost = costs(predictor.spec)
-    if files:
-        figures[files[0].name] = video(*files)
-    print_tables(figures)
-    console.print("cost of tracking and smoothing a frame:", ", ".join(f"{k}: {v:.0f} us" for k, v in cost.items()))
-    parameters = {"tracking": asdict(Tracking()), "one_euro": asdict(OneEuro())}
-    written = save("tracking", {**figures, "cost_us": cost, "parameters": parameters}, unit="px, frames, sizes/s")
-    plot(curves, written.with_suffix(".png"))
-    console.print(written, soft_wrap=True)
+def _table(console: Console, title: str, heads: Iterable[str], lines: Iterable[tuple[Row, list[str]]]) -> None:
+    from rich.table import Table
 
-
-if __name__ == "__main__":
-    main()
+    table = Table("", "", title=title, title_justify="left")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row, cells in lines:
+        table.add_row(str(row.labels["clip"]), str(row.labels["scene"]), *cells)
+    console.print(table)

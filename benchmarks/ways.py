@@ -60,6 +60,7 @@ from edgepose.kernels.reference import crop_warp
 __all__ = [
     "INT8_WAYS",
     "OURS",
+    "PRECISIONS",
     "QUICK_WAYS",
     "SLOW_WAYS",
     "WAYS",

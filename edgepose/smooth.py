@@ -34,7 +34,7 @@ __all__ = ["OneEuro", "Smoother"]
 
 @dataclass(frozen=True)
 class OneEuro:
-    """The parameters of the filter. ``benchmarks/tracking.py`` measures what the defaults do.
+    """The parameters of the filter. ``edgepose bench tracking`` measures what the defaults do.
 
     Attributes:
         min_cutoff: Hz. The cutoff at rest: lower, and a still object trembles less, but starts to move later.
