@@ -45,8 +45,7 @@ def subpixel_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     plans = [plan for node in model.graph.node if (plan := _plan(node, graph)) is not None]
     if not plans:
         return model
-    rewritten = onnx.ModelProto()
-    rewritten.CopyFrom(model)
+    rewritten = _frame_of(model)
     target = rewritten.graph
     replaced = {id(plan.nodes[-1]): plan for plan in plans}  # there all that the new nodes read has been made
     dropped = {id(node) for plan in plans for node in plan.nodes}
@@ -67,6 +66,20 @@ def subpixel_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         target.ClearField(field)
         getattr(target, field).extend(items)
     return rewritten
+
+
+def _frame_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of all but the nodes and the weights, which may be hundreds of megabytes."""
+    copy = onnx.ModelProto()
+    for source, target in ((model, copy), (model.graph, copy.graph)):
+        for field, value in source.ListFields():
+            if field.name in {"graph", "node", "initializer"}:
+                continue
+            if isinstance(value, (str, bytes, int)):
+                setattr(target, field.name, value)
+            else:
+                getattr(target, field.name).extend(value)
+    return copy
 
 
 class _Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,15 @@ from edgepose.network_io import Tensor, check_heatmaps, check_image, choose_heat
 from edgepose.spec import ModelSpec
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgepose.adapt import Spec
 
 __all__ = ["OnnxRuntimeEngine", "import_onnxruntime", "open_session", "session_options"]
 
 # ONNX Runtime's names of types that differ from NumPy's.
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+MOST_BYTES = 2**31 - 2**20  # of a model that protobuf writes; larger ones ONNX Runtime reads from their files
 _FED = ("tensor(float)", "tensor(float16)")
 
 
@@ -119,7 +123,7 @@ def _open(path: Path, spec: Spec | None, threads: int | None, kind: Kind) -> tup
     if spec is None:
         spec = spec_from_metadata({item.key: item.value for item in model.metadata_props}, kind, source=str(path))
     adapted, canonical = adapt(model, spec, source=str(path))
-    if transposed:
+    if transposed and _weight_bytes(adapted) < MOST_BYTES:
         from edgepose.subpixel import subpixel_convolutions
 
         adapted = subpixel_convolutions(adapted)
@@ -129,6 +133,11 @@ def _open(path: Path, spec: Spec | None, threads: int | None, kind: Kind) -> tup
     content = adapted.SerializeToString()
     del adapted  # a ResNet-50's is 136 MB, as much as the bytes, and as much as the session will hold
     return open_session(content, options, str(path)), canonical
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    """At most: as if all weights were float32."""
+    return 4 * sum(prod(tensor.dims) for tensor in model.graph.initializer)
 
 
 def _mentions(path: Path, word: bytes) -> bool:
@@ -177,6 +186,9 @@ def session_options(onnxruntime: Any, threads: int | None) -> Any:
     # These networks are one chain of convolutions: parallel branches would take threads from the convolutions.
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Between operators its threads wait in a loop, which costs no time; after a run they would go on for milliseconds,
+    # on the cores that the decoder, the next crops or the application want.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
     options.log_severity_level = 4  # what goes wrong comes as an exception; a library does not write to stderr
     return options
 

@@ -113,12 +113,36 @@ def test_a_build_of_opencv_that_rounds_otherwise_is_not_used(monkeypatch):
     rng = np.random.default_rng(3)
     frame, affine, size = random_case(rng, 2)
     expected = reference.crop_warp(frame, affine[None], size, sampling="opencv4")
-    monkeypatch.setattr(_sampling.cv2, "remap", lambda *_, **__: np.zeros((size[1], size[0], 3), np.uint8))
+    monkeypatch.setattr(_sampling.cv2, "remap", lambda _, cells, *__, **___: np.zeros((*cells.shape[:2], 3), np.uint8))
     _sampling._remap_is_exact.cache_clear()
     try:
         np.testing.assert_array_equal(reference.crop_warp(frame, affine[None], size, sampling="opencv4"), expected)
     finally:
         _sampling._remap_is_exact.cache_clear()
+
+
+@pytest.mark.parametrize("sampling", ["opencv4", "area"])
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+def test_many_crops_are_those_that_come_one_by_one(sampling, angle):
+    """Several share a call of cv2.remap; those that "area" halves, and what lies between them, must not mix."""
+    rng = np.random.default_rng(11)
+    frame = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    scale = rng.choice([0.2, 0.9, 0.9, 0.9, 1.7], 2 * _sampling.AT_ONCE + 3)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    affines = np.concatenate([scale[:, None, None] * turn, rng.uniform(-40, 20, (len(scale), 2, 1))], axis=2)
+    assert len(set(_crop.plan_crops(_crop._invert(affines), (24, 32), (400, 300), "area").halvings.tolist())) > 1
+    crops = reference.crop_warp(frame, affines, (24, 32), sampling=sampling)
+    for crop, affine in zip(crops, affines, strict=True):
+        np.testing.assert_array_equal(crop, reference.crop_warp(frame, affine[None], (24, 32), sampling=sampling)[0])
+    assert crops.any(axis=(1, 2, 3)).sum() > len(scale) // 2
+
+
+def test_crops_too_tall_for_one_call():
+    frame = np.random.default_rng(12).integers(0, 256, (60, 8, 3), dtype=np.uint8)
+    affines = np.array([[[1.0, 0, 0], [0, height / 60, 0]] for height in (9000, 15000, 20000)])
+    crops = reference.crop_warp(frame, affines, (8, 20000), sampling="opencv4")
+    for crop, affine in zip(crops, affines, strict=True):
+        np.testing.assert_array_equal(crop, reference.crop_warp(frame, affine[None], (8, 20000), sampling="opencv4")[0])
 
 
 def test_frames_beyond_remaps_limit():
