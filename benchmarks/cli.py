@@ -146,14 +146,14 @@ def scaling_command(
     ] = None,
 ) -> None:
     """Latency against boxes, frame size and landmarks; memory of predictors; opening against the file's size."""
-    from edgepose.benchmarks import scaling
+    from edgepose.benchmarks import memory, scaling
 
     with turns("scaling") as progress:
         record = scaling.run(
             axes=tuple(axis or scaling.AXES),
             models=tuple(model) if model else (QUICK_MODEL,) if quick else scaling.MODELS,
             rounds=rounds or (1 if quick else scaling.ROUNDS),
-            calls=10 if quick else scaling.CALLS,
+            calls=10 if quick else memory.CALLS,
             progress=progress,
         )
     scaling.print_table(record, console)

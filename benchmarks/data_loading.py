@@ -114,7 +114,8 @@ def photo(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
     for _ in range(12):
         corners = rng.integers(0, min(size), (5, 2)).astype(np.int32)
         cv2.fillPoly(image, [corners], rng.integers(0, 256, 3).tolist(), cv2.LINE_AA)
-    return np.clip(image + rng.normal(0, 2.5, image.shape), 0, 255).astype(np.uint8)
+    noisy: NDArray[np.uint8] = np.clip(image + rng.normal(0, 2.5, image.shape), 0, 255).astype(np.uint8)
+    return noisy
 
 
 def annotations_in(folder: Path, size: tuple[int, int], keypoints: int, photos: int) -> list[Annotation]:
@@ -154,7 +155,7 @@ def stages(label: str, annotations: list[Annotation], spec: ModelSpec, plan: Pla
         return elastic_warp(frame, affine, points, canvas, strength, rng)
 
     reduced, size = cv2.IMREAD_REDUCED_COLOR_2, spec.input_size
-    sizes = {"input_size": spec.input_size, "heatmap_size": spec.heatmap_size}
+    sizes: dict[str, Any] = {"input_size": spec.input_size, "heatmap_size": spec.heatmap_size}
     calls: dict[str, Callable[[int], Any]] = {
         "read and decode": lambda i: read_frame(annotations[i % n]),
         f"decode at half size{UNUSED}": lambda i: cv2.imread(str(annotations[i % n].image), reduced),

@@ -81,7 +81,7 @@ class Record:
         """The rows that have all of these labels."""
         return [row for row in self.rows if all(row.labels.get(key) == value for key, value in labels.items())]
 
-    def value(self, statistic: str = "p50", **labels: Label) -> float:
+    def value(self, statistic: str = "p50", /, **labels: Label) -> float:
         """A number of the one row with these labels. Raises InputError where there is none, or more than one."""
         rows = self.find(**labels)
         if len(rows) != 1 or statistic not in rows[0].values:

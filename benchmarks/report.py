@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgepose.benchmarks.latency_rows import (
@@ -22,6 +22,8 @@ from edgepose.benchmarks.latency_rows import (
     way_of,
 )
 from edgepose.benchmarks.records import Label, Record, Row
+from edgepose.benchmarks.report_cells import ms, number, ratio, table, value
+from edgepose.benchmarks.report_studies import data_loading, detection, robustness, streams, tracking
 from edgepose.benchmarks.ways import OURS
 from edgepose.errors import InputError
 from edgepose.files import write_atomically
@@ -110,7 +112,7 @@ def performance(record: Record) -> str:
         for name in NARROW:
             if name in rows:
                 lines.append((model, name, *_latency_cells(record, rows[name], precisions)[1:]))
-    return _table(("model", *_latency_header(precisions)), lines)
+    return table(("model", *_latency_header(precisions)), lines)
 
 
 def latency(record: Record) -> str:
@@ -123,7 +125,7 @@ def latency(record: Record) -> str:
         precisions = _our_precisions(record)
         lines = [_latency_cells(record, row, precisions) for row in timed(record, place)]
         header = _latency_header(precisions)
-        parts.append(f"**{model}**, {place.boxes} boxes on {frame_name(place.frame)}\n\n" + _table(header, lines))
+        parts.append(f"**{model}**, {place.boxes} boxes on {frame_name(place.frame)}\n\n" + table(header, lines))
     return "\n\n".join(parts)
 
 
@@ -134,9 +136,9 @@ def latency_places(record: Record) -> str:
         found = [place for place in places(record) if place.model == model]
         ways = list(dict.fromkeys(way_of(row) for place in found for row in timed(record, place)))
         cells = {(way_of(row), place): row for place in found for row in timed(record, place)}
-        lines = [(way, *(_ms(cells[way, p].values["p50"]) if (way, p) in cells else "" for p in found)) for way in ways]
+        lines = [(way, *(ms(cells[way, p].values["p50"]) if (way, p) in cells else "" for p in found)) for way in ways]
         header = ("ms", *(f"{place.boxes} on {frame_name(place.frame)}" for place in found))
-        parts.append(f"**{model}**\n\n" + _table(header, lines))
+        parts.append(f"**{model}**\n\n" + table(header, lines))
     return "\n\n".join(parts)
 
 
@@ -149,9 +151,9 @@ def latency_stages(record: Record) -> str:
     for place, row, parts in parts_of:
         rest = sum(value for key, value in parts.items() if key != "network")
         share = f"{100 * rest / row.values['p50']:.1f} %" if parts else ""
-        cells = [_ms(parts.get(name)) for name in names]
+        cells = [ms(parts.get(name)) for name in names]
         lines.append((place.model, way_of(row), f"{place.boxes} on {frame_name(place.frame)}", *cells, share))
-    return _table(("model", "way", "boxes", *(f"{name}, ms" for name in names), "all but the network"), lines)
+    return table(("model", "way", "boxes", *(f"{name}, ms" for name in names), "all but the network"), lines)
 
 
 def losses(record: Record) -> str:
@@ -163,10 +165,10 @@ def losses(record: Record) -> str:
             alike = row.labels["way"] != OURS and "unequal" not in row.labels
             if alike and ahead and ahead.get("high", ahead["value"]) < 1:
                 where = f"{place.boxes} on {frame_name(place.frame)}"
-                lines.append((place.model, where, way_of(row), _ratio(_inverse(ahead))))
+                lines.append((place.model, where, way_of(row), ratio(_inverse(ahead))))
     if not lines:
         return "In no case of this record is another way faster, beyond chance."
-    return _table(("model", "boxes", "way", "is faster than edgepose at the same precision by"), lines)
+    return table(("model", "boxes", "way", "is faster than edgepose at the same precision by"), lines)
 
 
 def startup(record: Record) -> str:
@@ -174,8 +176,8 @@ def startup(record: Record) -> str:
     lines = []
     for row in record.find(step="first result"):
         labels, values = row.labels, row.values
-        lines.append((labels["model"], labels["way"], labels["cache"], _ms(values["p50"]), _ms(values.get("p95"))))
-    return _table(("model", "way", "files in the page cache", "first result, ms", "p95"), lines)
+        lines.append((labels["model"], labels["way"], labels["cache"], ms(values["p50"]), ms(values.get("p95"))))
+    return table(("model", "way", "files in the page cache", "first result, ms", "p95"), lines)
 
 
 def settings(record: Record) -> str:
@@ -186,13 +188,13 @@ def settings(record: Record) -> str:
         key = {name: row.labels[name] for name in ("engine", "setting", "precision", "model")}
         changes = record.find(**key, statistic="landmark change")
         worst = [found for found in changes if found.labels.get("pictures") == "scenes"] or changes
-        change = f"{_value(worst[0], 'mean'):.2g}" if worst else ""
+        change = f"{value(worst[0], 'mean'):.2g}" if worst else ""
         name = f"{row.labels['engine']}, {row.labels['setting']}"
         name = f"**{name}** (default)" if row.labels.get("default") else name
         lines.append(
-            (row.labels["model"], row.labels["boxes"], name, row.labels["precision"], _ms(row.values["p50"]), change)
+            (row.labels["model"], row.labels["boxes"], name, row.labels["precision"], ms(row.values["p50"]), change)
         )
-    return _table(("model", "boxes", "setting", "precision", "network, ms", "landmarks moved, px"), lines)
+    return table(("model", "boxes", "setting", "precision", "network, ms", "landmarks moved, px"), lines)
 
 
 def accuracy(record: Record) -> str:
@@ -206,14 +208,14 @@ def accuracy(record: Record) -> str:
         cells = []
         for statistic, pictures in (("landmark change", "scenes"), ("landmark change", "labelled")):
             found = [r for r in own if r.labels["statistic"] == statistic and r.labels.get("pictures") == pictures]
-            cells.append(f"{_value(found[0], 'mean'):.3f}" if found else "")
+            cells.append(f"{value(found[0], 'mean'):.3f}" if found else "")
         for statistic in ("PCK@0.2", "PCK@0.05"):
             found = [row for row in own if row.labels["statistic"] == statistic]
-            cells.append(f"{_value(found[0], 'value'):.4g}" if found else "")
+            cells.append(f"{value(found[0], 'value'):.4g}" if found else "")
         time = [row for row in own if row.labels["statistic"] == "time"]
-        lines.append((model, way, precision, _ms(_value(time[0], "p50")) if time else "", *cells))
+        lines.append((model, way, precision, ms(value(time[0], "p50")) if time else "", *cells))
     header = ("model", "way", "precision", "ms", "moved on scenes, px", "moved on photos, px", "PCK@0.2", "PCK@0.05")
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def kernels(record: Record) -> str:
@@ -224,15 +226,15 @@ def kernels(record: Record) -> str:
             continue
         key = {name: row.labels[name] for name in ("kernel", "case", "way", "threads") if name in row.labels}
         found = [other for other in record.find(**key) if other.labels.get("figure") == "ratio"]
-        ratio = _ratio(found[0].values) if found else ""
+        lead_of = ratio(found[0].values) if found else ""
         threads = row.labels.get("threads", "")
         lines.append(
             (
                 *(row.labels["kernel"], row.labels["case"], threads, row.labels["way"]),
-                *(f"{_ms(row.values['p50'])} {row.unit}", ratio),
+                *(f"{ms(row.values['p50'])} {row.unit}", lead_of),
             )
         )
-    return _table(("kernel", "case", "threads", "way", "time", "edgepose is faster by"), lines)
+    return table(("kernel", "case", "threads", "way", "time", "edgepose is faster by"), lines)
 
 
 def scaling(record: Record) -> str:
@@ -247,12 +249,12 @@ def scaling(record: Record) -> str:
         for row in rows:
             hidden = ("axis", "frame", over)
             name = ", ".join(str(value) for key, value in row.labels.items() if key not in hidden) + f", {row.unit}"
-            series.setdefault(name, {})[row.labels[over]] = _number(row)
+            series.setdefault(name, {})[row.labels[over]] = number(row)
         columns = sorted(columns, key=float) if over == "x" else columns
         lines = [(name, *(points.get(x, "") for x in columns)) for name, points in series.items()]
         heads = (f"{x:g}" if isinstance(x, (int, float)) else x for x in columns)
         title = f"**{axis}**: {reasons[axis]}" if axis in reasons else f"**{axis}**"
-        parts.append(f"{title}\n\n" + _table(("", *heads), lines))
+        parts.append(f"{title}\n\n" + table(("", *heads), lines))
     return "\n\n".join(parts)
 
 
@@ -265,8 +267,8 @@ def throughput(record: Record) -> str:
             way = f"{labels['way']} {labels['precision']}"
             several = f", {labels['frames']} frames a call" if labels.get("frames", 1) != 1 else ""
             arrangement = f"{labels['arrangement']}{several}"
-            lines.append((labels["model"], labels.get("boxes", ""), way, arrangement, _number(row)))
-    return _table(("model", "boxes", "way", "arrangement", "frames/s"), lines)
+            lines.append((labels["model"], labels.get("boxes", ""), way, arrangement, number(row)))
+    return table(("model", "boxes", "way", "arrangement", "frames/s"), lines)
 
 
 BLOCKS: dict[str, tuple[str, Callable[[Record], str]]] = {
@@ -281,6 +283,11 @@ BLOCKS: dict[str, tuple[str, Callable[[Record], str]]] = {
     "startup": ("startup", startup),
     "scaling": ("scaling", scaling),
     "settings": ("settings", settings),
+    "streams": ("streams", streams),
+    "tracking": ("tracking", tracking),
+    "detection": ("detection", detection),
+    "robustness": ("robustness", robustness),
+    "data-loading": ("data-loading", data_loading),
 }
 
 
@@ -304,49 +311,17 @@ def _latency_header(precisions: Sequence[str]) -> tuple[str, ...]:
 
 def _latency_cells(record: Record, row: Row, precisions: Sequence[str]) -> tuple[str, ...]:
     change = landmark_change(record, row)
-    apart = f"{_value(change, 'mean'):.2g} px" if change else "the reference"
+    apart = f"{value(change, 'mean'):.2g} px" if change else "the reference"
     # Ours at one precision is not set against ours at another: that is no lead over anybody
     leads = (None if row.labels["way"] == OURS else lead(record, row, precision) for precision in precisions)
-    cells = (_ratio(ahead) if ahead else "" for ahead in leads)
-    return way_of(row), _ms(row.values["p50"]), _ms(row.values["p95"]), *cells, apart
+    cells = (ratio(ahead) if ahead else "" for ahead in leads)
+    return way_of(row), ms(row.values["p50"]), ms(row.values["p95"]), *cells, apart
 
 
 def _inverse(ratio: Mapping[str, float]) -> dict[str, float]:
     """How many times as fast the other is."""
     turned = {"value": "value", "low": "high", "high": "low"}
     return {turned[key]: 1 / value for key, value in ratio.items() if key in turned}
-
-
-def _value(row: Row, key: str) -> float:
-    for name in (key, "value", "p50", "median"):
-        if name in row.values:
-            return float(row.values[name])
-    return float(next(iter(row.values.values())))
-
-
-def _number(row: Row) -> str:
-    return f"{_value(row, 'p50'):.4g}"
-
-
-def _ms(value: float | None) -> str:
-    """Three digits that mean something, and none that do not."""
-    if value is None:
-        return ""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _ratio(values: Mapping[str, float]) -> str:
-    bounds = f" ({values['low']:.2f} to {values['high']:.2f})" if "low" in values and "high" in values else ""
-    return f"{values['value']:.2f}x{bounds}"
-
-
-def _table(header: Iterable[object], lines: Iterable[Iterable[object]]) -> str:
-    rows = [list(map(str, header)), *(list(map(str, line)) for line in lines)]
-    if len(rows) == 1:
-        return "*No row of the record belongs here.*"
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    text = ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join([text[0], "|" + "---|" * len(cells[0]), *text[1:]])
 
 
 def _notes(record: Record) -> str:

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edgepose.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from edgepose.spec import ModelSpec
+from edgepose.specfields import IMAGENET_MEAN, IMAGENET_STD
 from edgepose.training import models
 from edgepose.training.coco import load_coco
 from edgepose.training.dataset import LandmarkDataset

@@ -181,7 +181,7 @@ def _pasted(picture: Scene, size: tuple[int, int]) -> Scene:
     frame = np.full((height, width, 3), 120, np.uint8)
     y, x = (height - picture.frame.shape[0]) // 2, (width - picture.frame.shape[1]) // 2
     frame[y : y + picture.frame.shape[0], x : x + picture.frame.shape[1]] = picture.frame
-    return Scene(frame, picture.boxes + np.float32([x, y, x, y]))
+    return Scene(frame, picture.boxes + np.array([x, y, x, y], np.float32))
 
 
 def _keypoints(model: BenchModel, rounds: int, show: Show) -> list[Row]:

@@ -89,13 +89,17 @@ def run(
         show(0, 0, f"{model.name}: making graphs")
         settings, left_out = settings_of(model, cache)
         notes += left_out
-        settings, isa, died = survivors(settings, lambda what, m=model: show(0, 0, f"{m.name}: trying {what}"))
+        settings, isa, died = survivors(settings, partial(_trying, show, model.name))
         notes += [f"{model.name}: {note}" for note in died]
         with instructions(isa):
             more, failed = _study(model, settings, boxes, rounds, labels, show)
         rows += more
         notes += [f"{model.name}: {note}" for note in failed]
     return make_record("settings", rows, notes=list(dict.fromkeys(notes)))
+
+
+def _trying(show: Show, model: str, what: str) -> None:
+    show(0, 0, f"{model}: trying {what}")
 
 
 # The study --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from edgepose.benchmarks.records import Record, Row, make_record
 from edgepose.benchmarks.timing import fresh_process, summarize
 from edgepose.errors import InputError
 from edgepose.models import ENGINE_SUFFIXES, find_model
-from edgepose.spec import IMAGENET_MEAN, IMAGENET_STD
+from edgepose.specfields import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -165,7 +165,8 @@ def record(frames: Iterable[Frame], find: Find, spec: ModelSpec, fps: float, eve
     if not rows:
         raise InputError("no object was found in the clip: there is nothing to follow")
     longest = max(rows.values(), key=len)
-    return Recording(*(np.array(column) for column in zip(*longest, strict=True)), detections, len(rows))
+    raw, smoothed, scores, boxes = (np.array(column) for column in zip(*longest, strict=True))
+    return Recording(raw, smoothed, scores, boxes, detections, len(rows))
 
 
 # Measures -----------------------------------------------------------------------------------------------
@@ -338,8 +339,10 @@ def costs(spec: ModelSpec) -> Iterator[Row]:
             start = perf_counter()
             asked = tracker.next_boxes(index / FPS)
             taken = perf_counter() - start
-            scores = np.full(points.shape[:2], 0.9)
-            result = PoseResult(points, scores, boxes if asked is None else asked[0], spec, (1000, 700))
+            scores = np.full(points.shape[:2], 0.9, np.float32)
+            result = PoseResult(
+                points.astype(np.float32), scores, boxes if asked is None else asked[0], spec, (1000, 700)
+            )
             start = perf_counter()
             smoother.smooth(tracker.update(result, index / FPS, detected=asked is None), index / FPS)
             times.append((taken + perf_counter() - start) * 1e6)

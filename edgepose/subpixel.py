@@ -122,9 +122,9 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _Phase:
-    """One axis of one interleaved picture: which weights, in order, and the pads before and behind."""
+    """One axis of one interleaved picture: which weights, last first, and the pads before and behind."""
 
-    weights: tuple[int, ...]
+    weights: slice
     pads: tuple[int, int]
 
 
@@ -166,11 +166,11 @@ def _phases(kernel: int, stride: int, before: int, behind: int, extra: int) -> t
     phases = []
     for offset in range(stride):
         first, shift = (offset + before) % stride, (offset + before) // stride
-        weights = tuple(range(first, kernel, stride))[::-1]
-        pads = (len(weights) - 1 - shift, shift)
-        if not weights or min(pads) < 0:
+        count = len(range(first, kernel, stride))
+        pads = (count - 1 - shift, shift)
+        if not count or min(pads) < 0:
             return None
-        phases.append(_Phase(weights, pads))
+        phases.append(_Phase(slice(first + stride * (count - 1), first - 1 if first else None, -stride), pads))
     return tuple(phases)
 
 
@@ -207,7 +207,7 @@ def _rewrite(plan: _Plan, graph: _Graph) -> tuple[list[onnx.NodeProto], list[onn
     parts = []
     for (y, rows), (x, columns) in product(enumerate(plan.rows), enumerate(plan.columns)):
         suffix = f"_{y}{x}"
-        weights = plan.weights[:, :, rows.weights][:, :, :, columns.weights].swapaxes(0, 1)
+        weights = plan.weights[:, :, rows.weights, columns.weights].swapaxes(0, 1)
         tensors.append(numpy_helper.from_array(np.ascontiguousarray(weights), _new(graph, node.input[1] + suffix)))
         value = _new(graph, node.output[0] + suffix)
         nodes.append(

@@ -67,12 +67,15 @@ class DetectThenLoop:
         corners = np.concatenate([centres - sizes / 2, sizes], axis=1)
         x, y, w, h = corners[self._kept(corners, labels, best)].reshape(-1, 4).T
         boxes = (np.stack([x, y, x + w, y + h], axis=1) - [left, top, left, top]) / ratio
-        return np.clip(boxes, 0, [frame.shape[1], frame.shape[0]] * 2).astype(np.float32)
+        inside: NDArray[np.float32] = np.clip(boxes, 0, [frame.shape[1], frame.shape[0]] * 2).astype(np.float32)
+        return inside
 
     def _kept(self, corners: NDArray[Any], labels: NDArray[Any], best: NDArray[Any]) -> NDArray[np.int64]:
         """Which of the candidates NMS keeps, class by class or over all at once as the detector's spec says."""
         spec = self._spec
         likely = np.flatnonzero(best >= spec.min_score)
+        if spec.nms_iou is None:
+            return likely
         groups = (
             [likely] if spec.class_agnostic else [likely[labels[likely] == one] for one in np.unique(labels[likely])]
         )
@@ -105,7 +108,9 @@ def _check(detector: DetectorSpec, model: BenchModel) -> None:
 def _normalised(picture: NDArray[np.uint8], spec: DetectorSpec) -> NDArray[np.float32]:
     """(1, 3, h, w) float32 of an (h, w, 3) uint8 BGR picture."""
     colours = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if spec.color == "rgb" else picture
-    values = (colours.astype(np.float32) * np.float32(spec.scale) - np.float32(spec.mean)) / np.float32(spec.std)
+    values = (colours.astype(np.float32) * np.float32(spec.scale) - np.array(spec.mean, np.float32)) / np.array(
+        spec.std, np.float32
+    )
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
