@@ -4,6 +4,8 @@ A time is worse where its median grew by more than the tolerance and the 95 % in
 that noise alone does not fail a build. Single numbers (landmark changes, memory, ratios) have their intervals where
 they were measured, else none: then the tolerance decides. Fractions (PCK, mAP) are worse when they fall by more than
 half a hundredth: five per cent of them would be far too much to lose unseen.
+
+Only ours can regress. That a peer became slower is shown and fails nothing; what ours leads it by is ours.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgepose.benchmarks.records import Label, Record, Row
+from edgepose.benchmarks.ways import OURS
 from edgepose.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,15 +26,8 @@ __all__ = ["TOLERANCE", "Change", "Comparison", "compare", "print_table"]
 TOLERANCE = 0.05
 BUSY = 0.5  # load average for each core, beyond which something else was running
 HIGHER_IS_BETTER = ("frames/s", "boxes/s")
-FRACTIONS = (
-    "PCK",
-    "AUC",
-    "mAP",
-    "AP@",
-    "recall",
-    "precision",
-    "category accuracy",
-)  # what a statistic or figure begins with that lies between 0 and 1
+# What a statistic or figure begins with that lies between 0 and 1.
+FRACTIONS = ("PCK", "AUC", "mAP", "AP@", "recall", "precision", "category accuracy")
 FRACTION_TOLERANCE = 0.005
 SMALLEST = {"px": 0.01, "%": 0.5}  # differences of no consequence, whatever the quotient says
 MIDDLES = ("p50", "value", "mean", "median")  # the number of a row that stands for it, the first that there is
@@ -47,6 +43,7 @@ class Change:
         old, new: its median, or its value.
         factor: new / old; above 1 the number grew. Infinite where old is 0.
         verdict: beyond the tolerance and beyond chance, or the same.
+        ours: not a peer's own figure.
     """
 
     labels: Mapping[str, Label]
@@ -55,6 +52,7 @@ class Change:
     new: float
     factor: float
     verdict: Verdict
+    ours: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Comparison:
     @property
     def worse(self) -> list[Change]:
         """The regressions."""
-        return [change for change in self.changes if change.verdict == "worse"]
+        return [change for change in self.changes if change.verdict == "worse" and change.ours]
 
 
 def compare(old: Record, new: Record, *, tolerance: float = TOLERANCE) -> Comparison:
@@ -123,11 +121,21 @@ def print_table(comparison: Comparison, console: Console, *, everything: bool = 
         for change in shown:
             words = ", ".join(f"{key} {value}" for key, value in change.labels.items())
             old, new = (f"{number:.4g} {change.unit}" for number in (change.old, change.new))
-            table.add_row(escape(words), old, new, f"{change.factor:.3f}", marks[change.verdict])
+            table.add_row(
+                escape(words),
+                old,
+                new,
+                f"{change.factor:.3f}",
+                marks[change.verdict] if change.ours else f"{change.verdict}, a peer",
+            )
         console.print(table)
     count = len(comparison.changes)
-    worse, better = len(comparison.worse), sum(change.verdict == "better" for change in comparison.changes)
-    console.print(f"{count} figures compared: {worse} worse, {better} better, {count - worse - better} the same")
+    ours = [change for change in comparison.changes if change.ours]
+    worse, better = len(comparison.worse), sum(change.verdict == "better" for change in ours)
+    peers = f"; {count - len(ours)} of peers, which are not judged" if count > len(ours) else ""
+    console.print(
+        f"{len(ours)} figures compared: {worse} worse, {better} better, {len(ours) - worse - better} the same{peers}"
+    )
     for what, rows in (("only in the old record", comparison.gone), ("only in the new record", comparison.added)):
         if rows:
             console.print(f"{len(rows)} {what}, for instance {escape(str(dict(rows[0].labels)))}", highlight=False)
@@ -166,7 +174,7 @@ def _change(old: Row, new: Row, tolerance: float) -> Change:
         apart, grew, shrank = True, after > before + FRACTION_TOLERANCE, after < before - FRACTION_TOLERANCE
     if apart and (grew or shrank):
         verdict = "better" if grew == _higher_is_better(new) else "worse"
-    return Change(new.labels, new.unit, before, after, factor, verdict)
+    return Change(new.labels, new.unit, before, after, factor, verdict, _is_ours(new))
 
 
 def _number(row: Row) -> float:
@@ -184,11 +192,21 @@ def _is_fraction(row: Row) -> bool:
     return any(str(row.labels.get(key, "")).startswith(FRACTIONS) for key in ("statistic", "figure"))
 
 
-def _higher_is_better(row: Row) -> bool:
-    """Rates, fractions, and ratios that say how many times as fast as another way ours is."""
+def _is_lead(row: Row) -> bool:
+    """Ratios that say how many times as fast as another way ours is."""
     leads = row.unit == "ratio" and ("against" in row.labels or row.labels.get("statistic") == "speed-up")
-    leads = leads or "ratio" in (row.labels.get("figure"), row.labels.get("stage"))
-    return leads or _is_fraction(row) or row.unit in HIGHER_IS_BETTER
+    return leads or "ratio" in (row.labels.get("figure"), row.labels.get("stage"))
+
+
+def _is_ours(row: Row) -> bool:
+    """Leads, what ours does, and what is no way's at all."""
+    way = str(row.labels.get("way", row.labels.get("engine", OURS)))
+    return way.startswith(OURS) or _is_lead(row)
+
+
+def _higher_is_better(row: Row) -> bool:
+    """Leads, rates and fractions."""
+    return _is_lead(row) or _is_fraction(row) or row.unit in HIGHER_IS_BETTER
 
 
 def _badness(change: Change) -> tuple[int, float]:

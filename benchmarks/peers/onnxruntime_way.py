@@ -4,8 +4,9 @@
 network, one decoding. ``onnxruntime batched`` is as good as these libraries get without code of one's own below NumPy:
 all boxes in one run, normalised by OpenCV's blobFromImages.
 
-Choices in their favour: default session options, which use all cores and the highest level of graph optimisation; where
-the process may not use all CPUs, as many threads as it may; the affines of all boxes at once.
+Choices in their favour: session options that use all cores and the highest level of graph optimisation; where the
+process may not use all CPUs, as many threads as it may; threads that spin for 1 ms behind a run as ours do, where by
+default they would for several and be in the way of OpenCV, or of a second session; the affines of all boxes at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from edgepose.benchmarks.peers import mmpose_steps
 from edgepose.benchmarks.peers.opencv_steps import crop_pictures, network_input
 from edgepose.benchmarks.ways import WayOptions, model_file, session_threads
 
-__all__ = ["OnnxRuntimeWay", "heatmaps_of"]
+__all__ = ["OnnxRuntimeWay", "heatmaps_of", "session_of"]
 
 
 class OnnxRuntimeWay:
@@ -33,11 +34,7 @@ class OnnxRuntimeWay:
         self.name = "onnxruntime batched" if batched else "onnxruntime loop"
         self.version = f"onnxruntime {onnxruntime.__version__}"
         self._spec, self._batched = model.spec, batched
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = session_threads(options) or 0
-        self._session = onnxruntime.InferenceSession(
-            str(model_file(model, options)), settings, providers=["CPUExecutionProvider"]
-        )
+        self._session = session_of(model_file(model, options), session_threads(options))
         self._input = self._session.get_inputs()[0].name
         self._mean, self._std = np.array([model.spec.mean, model.spec.std], np.float32)
 
@@ -61,6 +58,14 @@ class OnnxRuntimeWay:
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def session_of(path: Path, threads: int | None) -> Any:
+    """A session on the CPU with the settings that the module names; threads None: ONNX Runtime's choice."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads or 0
+    settings.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
 
 
 def heatmaps_of(model: Path, images: NDArray[Any]) -> NDArray[np.float32]:

@@ -127,8 +127,20 @@ def test_the_command_fails_on_a_regression_only(tmp_path):
 
 def test_the_table_names_what_changed():
     stream = StringIO()
-    comparison = compare(record(time(100, way="rtmlib [x]")), record(time(200, way="rtmlib [x]")))
+    comparison = compare(record(time(100, model="a [x]")), record(time(200, model="a [x]")))
     print_table(comparison, Console(file=stream, width=200))
-    assert "rtmlib [x]" in stream.getvalue()
+    assert "a [x]" in stream.getvalue()
     assert "2.000" in stream.getvalue()
     assert "1 figures compared: 1 worse" in stream.getvalue()
+
+
+def test_a_peer_that_became_slower_is_shown_and_no_regression():
+    stream = StringIO()
+    lead = ({"way": "rtmlib", "stage": "total", "against": "edgepose"}, "ratio")
+    rows = [[time(100), time(p50, way="rtmlib"), Row(*lead, {"value": p50 / 100})] for p50 in (150, 200)]
+    slower, faster = compare(record(*rows[0]), record(*rows[1])), compare(record(*rows[1]), record(*rows[0]))
+    print_table(slower, Console(file=stream, width=200))
+    assert slower.worse == []
+    assert "worse, a peer" in stream.getvalue()
+    assert "2 figures compared: 0 worse, 1 better, 1 the same; 1 of peers" in stream.getvalue()
+    assert [change.unit for change in faster.worse] == ["ratio"]  # what ours leads it by is ours
