@@ -5,8 +5,8 @@ by cv2.dnn; then for each box what ``onnxruntime loop`` does in the other suites
 runs, and both networks are used as they are meant to be, down to the decoder, so that the landmarks are the same.
 
 Choices in its favour: session options as ``onnxruntime loop`` has them, with threads that do not spin for milliseconds
-while the other model runs, which makes each frame nearly twice as fast; where a detector was trained on pictures without
-aliasing, cv2.INTER_AREA; NMS over all classes at once where ours does so.
+while the other model runs (by default they would, and a frame would take nearly twice as long); where a detector was
+trained on pictures without aliasing, cv2.INTER_AREA; NMS over all classes at once where ours does so.
 """
 
 from __future__ import annotations
