@@ -33,6 +33,11 @@ bench:  ## writes benchmarks/results/{latency,kernels,...}--DEVICE.json
 	$(BENCH) kernels $(RESULTS)
 	$(BENCH) scaling $(RESULTS)
 	$(BENCH) startup $(RESULTS)
+	$(BENCH) settings $(RESULTS)
+	$(BENCH) accuracy $(RESULTS)
+	$(BENCH) streams $(RESULTS)
+	$(BENCH) tracking $(RESULTS)
+	$(BENCH) data-loading $(RESULTS)
 
 # Each suite saves after each of its parts, and has its share of eight minutes: a failure or the time's end costs no more
 # than what was not yet measured.

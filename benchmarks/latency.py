@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgepose.benchmarks import equality, timing
 from edgepose.benchmarks.bench_models import BenchModel
 from edgepose.benchmarks.records import Label, Record, Row, make_record
-from edgepose.benchmarks.scenes import frame_size, scene
+from edgepose.benchmarks.scenes import Scene, frame_size, scene
 from edgepose.benchmarks.ways import OURS, Selection, Staged, Way, key_of, open_ways
 from edgepose.errors import InputError
 
@@ -29,8 +29,9 @@ __all__ = ["MODELS", "Plan", "print_table", "run"]
 
 MODELS = ("resnet50", "garment-landmarks")
 MAIN_FRAME, MAIN_BOXES = "1080p", 8
-ROUNDS, QUICK_ROUNDS, BURST = 10, 2, 2
-SEEDS = (0, 1, 2, 3, 4, 5)  # of the scenes whose landmarks are compared: at the main frame all, elsewhere two
+ROUNDS, QUICK_ROUNDS, BURST = 12, 2, 2
+LEAST_ROUNDS = 6  # below that an interval of 95 % is none
+SCENES, QUICK_SCENES = 12, 2  # whose landmarks are compared: about 600, of which a jump in INT8 is one
 WARM_UPS = 2  # calls of each way that timing.interleaved makes before its first round
 Ways = Mapping[tuple[str, str], Way]
 Progress = Callable[[int, int, str], Any]
@@ -44,18 +45,20 @@ class Plan:
         boxes: how many, on a frame of 1080p.
         frames: further frames, with 8 boxes; names of :data:`edgepose.benchmarks.scenes.FRAMES`, or WIDTHxHEIGHT.
         rounds: of 8 boxes on 1080p, from which the ratios are quoted; half as many elsewhere.
+        scenes: of 8 boxes on 1080p, on which landmarks are compared.
         unequal: time ways whose landmarks are others too; their rows say so.
     """
 
     boxes: Sequence[int] = (1, 4, 8, 16)
     frames: Sequence[str] = ("720p", "1440p", "4K")
     rounds: int = ROUNDS
+    scenes: int = SCENES
     unequal: bool = False
 
     @classmethod
     def quick(cls) -> Plan:
         """Does it run? Not for figures to quote."""
-        return cls(boxes=(1, 8), frames=(), rounds=QUICK_ROUNDS)
+        return cls(boxes=(1, 8), frames=(), rounds=QUICK_ROUNDS, scenes=QUICK_SCENES)
 
     def cases(self) -> list[tuple[str, int, int]]:
         """(frame, boxes, rounds), each once. Raises InputError for a frame or a number of boxes that cannot be."""
@@ -64,8 +67,17 @@ class Plan:
         if min(self.boxes, default=0) < 1:
             raise InputError(f"boxes must be at least 1, got {list(self.boxes)}")
         places = [(MAIN_FRAME, count) for count in self.boxes] + [(name, MAIN_BOXES) for name in self.frames]
-        fewer = max(2, self.rounds // 2)
+        fewer = max(min(self.rounds, LEAST_ROUNDS), self.rounds // 2)
         return [(*case, self.rounds if case == (MAIN_FRAME, MAIN_BOXES) else fewer) for case in dict.fromkeys(places)]
+
+    def compared(self) -> list[Scene]:
+        """The scenes on which landmarks are held against each other before anything is timed: as many boxes as will be
+        timed, and most of them at the main frame."""
+        most = max((MAIN_BOXES, *self.boxes))
+        main = [scene(*frame_size(MAIN_FRAME), MAIN_BOXES, seed=seed) for seed in range(self.scenes)]
+        more = [scene(*frame_size(MAIN_FRAME), most, seed=self.scenes)] if most > MAIN_BOXES else []
+        elsewhere = [scene(*frame_size(name), MAIN_BOXES, seed=seed) for name in self.frames for seed in (0, 1)]
+        return main + more + elsewhere
 
 
 def run(
@@ -106,19 +118,18 @@ def run(
             most = max(count for _, count, _ in cases)
             ways, told = open_ways(model, selection, opened, max_batch=most, progress=meter.say)
             notes += told
-            for frame in dict.fromkeys(frame for frame, *_ in cases):
-                meter.say(f"{model.name}, {frame}: comparing landmarks")
-                seeds = SEEDS if frame == MAIN_FRAME else SEEDS[:2]
-                scenes = [scene(*frame_size(frame), MAIN_BOXES, seed=seed) for seed in seeds]
-                compared, unequal = equality.check(model, ways, scenes, size_label(frame))
-                rows += compared
-                fate = "timed all the same" if plan.unequal else "not timed"
-                notes += [f"{text}: {fate}" for text in unequal.values()]
-                timed = {key: way for key, way in ways.items() if plan.unequal or key not in unequal}
-                for _, count, rounds in (case for case in cases if case[0] == frame):
-                    labels: dict[str, Label] = {"model": model.name, "boxes": count, "frame": size_label(frame)}
-                    shown = meter.turns(f"{model.name}, {frame}, {count} boxes", rounds, len(ways))
-                    rows += _timed(timed, labels, rounds, shown, set(unequal))
+            meter.say(f"{model.name}: comparing landmarks")
+            verdict = equality.check(model, ways, plan.compared())
+            rows += verdict.rows
+            fate = "timed all the same" if plan.unequal else "not timed"
+            notes += [f"{text}: not timed" for text in verdict.failed.values()]
+            notes += [f"{text}: {fate}" for text in verdict.unequal.values()]
+            left_out = {*verdict.failed, *(() if plan.unequal else verdict.unequal)}
+            timed = {key: way for key, way in ways.items() if key not in left_out}
+            for frame, count, rounds in cases:
+                labels: dict[str, Label] = {"model": model.name, "boxes": count, "frame": size_label(frame)}
+                shown = meter.turns(f"{model.name}, {frame}, {count} boxes", rounds, len(ways))
+                rows += _timed(timed, labels, rounds, shown, set(verdict.unequal))
         if not model.trained:
             notes.append(f"{model.name}: the weights are random, so the landmarks are told, and not judged")
     return make_record("latency", rows, notes=notes)
@@ -200,7 +211,7 @@ def _stage_rows(
     for stage, times in {**stages, "rest": rest}.items():
         yield Row({**labels, "stage": stage}, "ms", timing.summarize(times))
     share = timing.summarize(100 * (total - stages["network"]) / total)
-    values = {"value": share["p50"], "low": share["low"], "high": share["high"]}
+    values = {"value": share["p50"], **{key: share[key] for key in ("low", "high") if key in share}}
     yield Row({**labels, "stage": "all but the network"}, "%", values)
 
 
@@ -243,7 +254,7 @@ def _cells(record: Record, row: Row) -> tuple[str, ...]:
     apart = record.find(
         model=at["model"], frame=at["frame"], way=name, precision=precision, statistic="landmark change"
     )
-    against = "".join(f"{x.values['value']:.2f} ({x.values['low']:.2f}-{x.values['high']:.2f})" for x in lead)
+    against = "".join(f"{x.values['value']:.2f}{_interval(x.values)}" for x in lead)
     return (
         key + (" (other landmarks)" if "unequal" in row.labels else ""),
         f"{values['p50']:.1f}",
@@ -251,6 +262,10 @@ def _cells(record: Record, row: Row) -> tuple[str, ...]:
         against,
         "".join(f"{x.values['mean']:.3f}" for x in apart) or "reference",
     )
+
+
+def _interval(values: Mapping[str, float]) -> str:
+    return f" ({values['low']:.2f}-{values['high']:.2f})" if "low" in values else ""
 
 
 def _stage_table(record: Record, model: str) -> Any:

@@ -4,36 +4,29 @@ A way of your own joins them with `edgepose bench latency --peer my_peer.py:MyPe
 others are. my_peer.py:
 
     import cv2
-    import numpy as np
 
-    from edgepose.benchmarks.ways import model_file
+    from edgepose.benchmarks.peers import mmpose_steps, opencv_steps
+    from edgepose.benchmarks.ways import UnavailableError, model_file
 
     class MyPeer:
-        '''OpenCV's own DNN module, one box at a time, the peak's cell.'''
+        '''OpenCV's own DNN module, all boxes in one batch.'''
 
         def __init__(self, model, options):
+            if options.precision != "fp32":
+                raise UnavailableError("fp32 only")
             self.name, self.version = "OpenCV DNN", f"opencv {cv2.__version__}"
             self.spec, self.net = model.spec, cv2.dnn.readNet(str(model_file(model, options)))
 
         def __call__(self, frame, boxes):
-            (w, h), spec = self.spec.input_size, self.spec
-            keypoints = np.empty((len(boxes), spec.num_keypoints, 2))
-            scores = np.empty(keypoints.shape[:2])
-            for i, (x1, y1, x2, y2) in enumerate(boxes.astype(float)):
-                scale = spec.padding * max((x2 - x1) / (w - 1), (y2 - y1) / (h - 1))     # frame px of a crop px
-                left, top = (x1 + x2) / 2 - scale * (w - 1) / 2, (y1 + y2) / 2 - scale * (h - 1) / 2
-                affine = np.array([[1 / scale, 0, -left / scale], [0, 1 / scale, -top / scale]])
-                rgb = cv2.cvtColor(cv2.warpAffine(frame, affine, (w, h)), cv2.COLOR_BGR2RGB)
-                self.net.setInput(((rgb - np.float32(spec.mean)) / np.float32(spec.std)).transpose(2, 0, 1)[None])
-                maps = self.net.forward()[0]
-                scores[i] = maps.max(axis=(1, 2))
-                y, x = np.divmod(maps.reshape(len(maps), -1).argmax(axis=1), maps.shape[2])
-                keypoints[i, :, 0] = left + scale * x * (w - 1) / (maps.shape[2] - 1)
-                keypoints[i, :, 1] = top + scale * y * (h - 1) / (maps.shape[1] - 1)
-            return keypoints, scores
+            pictures, affines = opencv_steps.crop_pictures(frame, boxes, self.spec)
+            self.net.setInput(opencv_steps.network_input(pictures, self.spec))
+            return mmpose_steps.landmarks(self.net.forward(), affines, self.spec)
 
         def close(self):
             self.net = None
+
+Only what it returns counts, as :class:`Way` says: cut and decode otherwise if you like, but the landmarks must be the
+model's, to a twentieth of a px of the crop. At int8 it is opened a second time, with a quantised file.
 """
 
 from __future__ import annotations
@@ -54,6 +47,7 @@ from numpy.typing import NDArray
 
 from edgepose import Predictor, geometry
 from edgepose.benchmarks.bench_models import BenchModel, int8_of
+from edgepose.benchmarks.scenes import scene
 from edgepose.errors import EdgePoseError, InputError
 from edgepose.kernels.reference import crop_warp
 
@@ -305,7 +299,7 @@ def open_ways(
 ) -> tuple[dict[tuple[str, str], Way], list[str]]:
     """The ways that run here, by name and precision, closed with ``opened``; and what to tell of the others.
 
-    A peer that fails is left out, with the reason. Ours at fp32 must open.
+    Each is asked once, for one box. A peer that fails is left out, with the reason. Ours at fp32 must run.
 
     Args:
         model, selection: what to open.
@@ -319,19 +313,21 @@ def open_ways(
     """
     ways: dict[tuple[str, str], Way] = {}
     notes = []
+    question = scene(320, 240, 1)
     for (name, precision), factory in selection.factories().items():
         key = key_of(name, precision)
         if progress is not None:
             progress(f"opening {key} ({model.name})")
         try:
             way = open_way(factory, model, WayOptions(selection.threads, precision, max_batch=max_batch))
+            opened.callback(way.close)
+            way(*question)
         except Exception as error:  # of any library that a peer uses
             if key == OURS:
                 raise
             reason = str(error) if isinstance(error, EdgePoseError) else f"{type(error).__name__}: {error}"
             notes.append(f"{model.name}: {key} is left out. {' '.join(reason.split())[:400]}")
             continue
-        opened.callback(way.close)
         ways[name, precision] = way
         notes.append(f"{model.name}: {key} runs with {way.version}")
     return ways, notes

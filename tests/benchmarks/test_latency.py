@@ -94,7 +94,7 @@ def test_a_way_with_other_landmarks_is_not_timed_unless_asked_for(
     anyway: bool, model: BenchModel, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unequal = {("onnxruntime batched", "fp32"): "its landmarks are others"}
-    monkeypatch.setattr(equality, "check", lambda *_: ([], unequal))
+    monkeypatch.setattr(equality, "check", lambda *_: equality.Verdict([], unequal, {}))
     plan = latency.Plan(boxes=(1,), frames=(), rounds=2, unequal=anyway)
     record = latency.run([model], selection=TWO, plan=plan)
     rows = record.find(way="onnxruntime batched", stage="total")
@@ -105,8 +105,10 @@ def test_a_way_with_other_landmarks_is_not_timed_unless_asked_for(
 
 
 def test_plan() -> None:
-    plan = latency.Plan(boxes=(8, 1, 8), frames=("1080p", "4K"), rounds=6)
-    assert plan.cases() == [("1080p", 8, 6), ("1080p", 1, 3), ("4K", 8, 3)]
+    plan = latency.Plan(boxes=(8, 1, 8), frames=("1080p", "4K"), rounds=20)
+    assert plan.cases() == [("1080p", 8, 20), ("1080p", 1, 10), ("4K", 8, 10)]
+    assert [rounds for *_, rounds in latency.Plan(rounds=8).cases()] == [6, 6, 8, 6, 6, 6, 6]  # fewer are no interval
+    assert [rounds for *_, rounds in latency.Plan.quick().cases()] == [2, 2]
     for wrong, message in ((latency.Plan(frames=("HD",)), "WIDTHxHEIGHT"), (latency.Plan(boxes=(0,)), "at least 1")):
         with pytest.raises(InputError, match=message):
             wrong.cases()

@@ -20,7 +20,7 @@ from edgepose import geometry
 from edgepose.benchmarks import equality, ways
 from edgepose.benchmarks.bench_models import BenchModel, open_model
 from edgepose.benchmarks.peers import opencv_steps
-from edgepose.benchmarks.scenes import scene
+from edgepose.benchmarks.scenes import Scene, scene
 from edgepose.benchmarks.ways import WAYS, Explained, Selection, UnavailableError, WayOptions
 from edgepose.errors import InputError
 from edgepose.kernels.reference import crop_warp
@@ -137,21 +137,26 @@ def test_pictures_for_peers_are_the_crops_that_the_model_means(enlarged: int) ->
     np.testing.assert_allclose(images, plain.transpose(0, 3, 1, 2), atol=1e-6)  # one rounding; 2.4e-7 seen
 
 
-def test_example_of_a_peer_runs_and_finds_the_blobs(model: BenchModel, tmp_path: Path) -> None:
+def test_example_of_a_peer_is_equal_and_would_be_timed(model: BenchModel, tmp_path: Path) -> None:
     text = ways.__doc__ or ""
-    code = textwrap.dedent(text[text.index("    import cv2") :])
+    code = textwrap.dedent(text[text.index("    import cv2") : text.index("Only what it returns")])
     path = tmp_path / "my_peer.py"
     path.write_text(code)
-    selection = Selection(ways=("edgepose",), precisions=("fp32",), peers=(f"{path}:MyPeer",))
-    frame, centres = blob_frame()
+    selection = Selection(
+        ways=("edgepose", "onnxruntime batched"), precisions=("fp32", "int8"), peers=(f"{path}:MyPeer",)
+    )
+    frame, _ = blob_frame()
     with ExitStack() as stack:
         found, notes = ways.open_ways(model, selection, stack)
-        keypoints, scores = found["MyPeer", "fp32"](frame, BOXES)
-    # It decodes as UDP does, on a model of MSRA's, to the nearest cell of 4 px: half a cell in x and y, and half a cell
-    # of geometry at the border. Worst seen 3.3 px
-    assert equality.crop_distances(keypoints, centres, BOXES, model).max() < 5
-    assert (scores > 0.8).all()
+        verdict = equality.check(
+            model, {key: way for key, way in found.items() if key[1] == "fp32"}, [Scene(frame, BOXES)]
+        )
+    assert ("MyPeer", "fp32") in found
+    assert not verdict.unequal
+    assert not verdict.failed
     assert any("MyPeer runs with opencv" in note for note in notes)
+    assert ("MyPeer", "int8") not in found
+    assert any("MyPeer int8 is left out: fp32 only" in note or "fp32 only" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +205,9 @@ def test_a_peer_that_fails_is_left_out_with_its_reason_and_ours_is_not(
         name, version = "fine", "1"
 
         def __init__(self, *_: Any) -> None: ...
+
+        def __call__(self, frame: Any, boxes: Any) -> Any:
+            return np.zeros((len(boxes), 3, 2)), np.ones((len(boxes), 3))
 
         def close(self) -> None:
             closed.append(self)
@@ -260,3 +268,19 @@ def test_threads_are_told_where_a_library_would_take_too_many(monkeypatch: pytes
     assert ways.session_threads(WayOptions(threads=2)) == 2
     monkeypatch.setattr(ways.os, "cpu_count", lambda: 3)
     assert ways.session_threads(WayOptions()) is None
+
+
+def test_a_peer_that_fails_in_its_first_call_is_left_out(model: BenchModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        name, version = "failing", "1"
+
+        def __call__(self, frame: Any, boxes: Any) -> Any:
+            raise RuntimeError("no compiler for this processor")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setitem(WAYS, "failing", lambda model, options: Failing())
+    with ExitStack() as stack:
+        found, notes = ways.open_ways(model, Selection(ways=("failing",), precisions=("fp32",)), stack)
+    assert set(found) == {("edgepose", "fp32")}
+    assert "failing is left out. RuntimeError: no compiler for this processor" in notes[-1]
