@@ -8,7 +8,6 @@ not taken, timed for comparison.
 
 from __future__ import annotations
 
-import resource
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from edgepose.benchmarks.records import Label, Record, Row, make_record
 from edgepose.benchmarks.timing import interleaved, summarize
+from edgepose.errors import InputError
 from edgepose.geometry import crop_affines
 from edgepose.kernels.reference import crop_warp
 from edgepose.spec import ModelSpec
@@ -85,7 +85,11 @@ def run(plan: Plan = Plan(), *, progress: Show | None = None) -> Record:
     Returns:
         Rows in ms of processor time an image, with labels photos and stage, or photos, augmentation and sample; and
         the sizes of the JPEG files in kB.
+
+    Raises:
+        InputError: the system does not tell the processor time of workers that have ended.
     """
+    _children_seconds()  # says so before anything is measured, if it cannot
     show = progress or (lambda done, total, what: None)
     spec = replace(garment_spec(), codec="msra", refinement="shift", sampling="opencv4")
     rows: list[Row] = []
@@ -240,6 +244,10 @@ def _counting(call: Callable[[int], Any]) -> Call:
 
 def _children_seconds() -> float:
     """Processor time of all workers that have ended."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        raise InputError("the processor time of workers needs Linux or macOS: this suite does not run here") from None
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -263,21 +271,16 @@ def _one_thread_each() -> Iterator[None]:
 
 def print_table(record: Record, console: Console) -> None:
     """For each size of photos its stages, then whole samples by augmentation."""
-    from rich.table import Table
-
     for label in dict.fromkeys(str(row.labels["photos"]) for row in record.rows if "photos" in row.labels):
         weight = record.value("value", photos=label, stage="JPEG file")
         title = f"{label} px, {weight:.0f} kB JPEG, ms of processor time an image"
-        table = Table("stage", title=title, title_justify="left")
-        for head in ("mean", "p50", "95 % interval", "p95"):
-            table.add_column(head, justify="right")
+        table = _table(title, ("stage",), ("mean", "p50", "p95"))
         for row in record.find(photos=label):
             if "stage" in row.labels and row.unit == "ms":
                 table.add_row(str(row.labels["stage"]), *_cells(row))
         console.print(table)
-        table = Table("augmentation", "sample", title=f"{label} px, whole samples", title_justify="left")
-        for head in ("mean, ms", "p50", "95 % interval", "p95", "images/s"):
-            table.add_column(head, justify="right")
+        columns = ("mean", "p50", "p95", "images/s")
+        table = _table(f"{label} px, whole samples, ms an image", ("augmentation", "sample"), columns)
         for row in (row for row in record.find(photos=label) if "sample" in row.labels):
             names = (str(row.labels[key]) for key in ("augmentation", "sample"))
             table.add_row(*names, *_cells(row), f"{1e3 / row.values['mean']:.0f}")
@@ -286,7 +289,18 @@ def print_table(record: Record, console: Console) -> None:
         console.print(f"{row.labels['stage']}: {row.values['mean']:.2f} ms an image")
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
-    values = row.values
-    interval = f"{values['low']:.3g} to {values['high']:.3g}"
-    return f"{values['mean']:.3g}", f"{values['p50']:.3g}", interval, f"{values['p95']:.3g}"
+def _table(title: str, names: Sequence[str], columns: Sequence[str]) -> Any:
+    """Names stay whole, figures stand on the right; it fits a terminal of 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return tuple(f"{row.values[key]:.3g}" for key in ("mean", "p50", "p95"))

@@ -6,22 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.benchmarks.peers import kernel_loops as loops
-from edgepose.benchmarks.scenes import scene
+from edgepose.benchmarks.scenes import FRAMES, Scene, scene
 from edgepose.geometry import crop_affines, letterbox_placement
 from edgepose.kernels import reference
 from edgepose.specfields import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["CROPS", "FRAME", "INPUT_SIZE", "Case", "cpu_cases", "detector_rows", "peaks"]
+__all__ = ["CROPS", "FRAME", "INPUT_SIZE", "Case", "cpu_cases", "detector_rows", "large_boxes", "peaks"]
 
 CROPS, FRAME, INPUT_SIZE, DETECTOR_SIZE = 8, (1920, 1080), (192, 256), (640, 640)
 CHANNELS = (8, 25, 294)
 COLOURS: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 REFINEMENTS: tuple[Literal["none", "shift", "dark", "dark_udp"], ...] = ("none", "shift", "dark", "dark_udp")
 SAMPLINGS: tuple[Literal["opencv4", "area", "linear"], ...] = ("opencv4", "area", "linear")
+HALF_TO_WHOLE = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])  # a pixel is the mean of 2x2
+LARGER = np.float32(1.8)
 INSTALL_RTMLIB = "rtmlib was left out: pip install --no-deps rtmlib tqdm"
 
 
@@ -77,6 +80,9 @@ def cpu_cases(*, quick: bool = False) -> tuple[list[Case], list[str]]:
         f"{CROPS} of them; heatmaps 48x64.",
         "crop_warp differs from cv2.warpAffine where the installed OpenCV no longer rounds coordinates to 1/32 px "
         "(OpenCV 5 does not): up to a few levels in single pixels.",
+        "area halves the frame where a crop's pixel spans four of the frame's: of the large boxes on the 4K frame, not "
+        "on the others. There the peers halve it by cv2.resize.",
+        "Crops begin with boxes, and every way takes new memory for its result.",
     ]
     try:
         rtmlib = loops.rtmlib_functions(INPUT_SIZE, IMAGENET_MEAN, IMAGENET_STD)
@@ -84,6 +90,7 @@ def cpu_cases(*, quick: bool = False) -> tuple[list[Case], list[str]]:
         rtmlib = {}
         notes.append(INSTALL_RTMLIB)
     cases = [_crop_case(sampling, rtmlib) for sampling in SAMPLINGS[: 1 if quick else None]]
+    cases += [] if quick else [_halving_case()]
     for channels in CHANNELS[: 1 if quick else None]:
         maps = peaks(channels)
         cases += [_decode_case(maps, refinement, rtmlib) for refinement in REFINEMENTS]
@@ -93,13 +100,15 @@ def cpu_cases(*, quick: bool = False) -> tuple[list[Case], list[str]]:
 
 def _crop_case(sampling: Literal["opencv4", "area", "linear"], rtmlib: Mapping[str, Callable[..., Any]]) -> Case:
     frame, boxes = scene(*FRAME, CROPS)
-    affines = crop_affines(boxes, INPUT_SIZE)  # MSRA's: what rtmlib makes of the same boxes
-    out = np.empty((CROPS, 3, INPUT_SIZE[1], INPUT_SIZE[0]), np.float32)
     std = np.array(IMAGENET_STD, np.float32)[:, None, None]
+
+    def affines() -> NDArray[np.float64]:
+        return crop_affines(boxes, INPUT_SIZE)  # MSRA's: what rtmlib makes of the same boxes, within the clock too
+
     ways: dict[str, Callable[[], Any]] = {
-        "edgepose": lambda: reference.crop_warp(frame, affines, INPUT_SIZE, sampling=sampling, out=out, **COLOURS),
-        "warpAffine, NumPy": lambda: loops.warp_loop(frame, affines, INPUT_SIZE, **COLOURS),
-        "warpAffine, blobFromImages": lambda: loops.warp_blob(frame, affines, INPUT_SIZE, **COLOURS),
+        "edgepose": lambda: reference.crop_warp(frame, affines(), INPUT_SIZE, sampling=sampling, **COLOURS),
+        "warpAffine, NumPy": lambda: loops.warp_loop(frame, affines(), INPUT_SIZE, **COLOURS),
+        "warpAffine, blobFromImages": lambda: loops.warp_blob(frame, affines(), INPUT_SIZE, **COLOURS),
     }
     if rtmlib:
         ways["rtmlib"] = lambda: rtmlib["crop_warp"](frame, boxes)
@@ -110,6 +119,38 @@ def _crop_case(sampling: Literal["opencv4", "area", "linear"], rtmlib: Mapping[s
 
     # 1/32 px of a picture's edges, and rounding to levels or not: 0.23 levels in the mean, seen with OpenCV 5
     return Case("crop_warp", f"{sampling}, {CROPS} crops", ways, difference, "levels", 0.5)
+
+
+def _halving_case() -> Case:
+    """area on large boxes of a 4K frame, which it halves once: beside it a frame halved by OpenCV, cut as any other."""
+    frame, boxes = large_boxes()
+    size = (frame.shape[1] // 2, frame.shape[0] // 2)
+    std = np.array(IMAGENET_STD, np.float32)[:, None, None]
+
+    def halved() -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        """The frame, and the affines that lead from its pixels into the crops."""
+        half = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        return half.astype(np.uint8, copy=False), crop_affines(boxes, INPUT_SIZE) @ HALF_TO_WHOLE
+
+    ways: dict[str, Callable[[], Any]] = {
+        "edgepose": lambda: reference.crop_warp(
+            frame, crop_affines(boxes, INPUT_SIZE), INPUT_SIZE, sampling="area", **COLOURS
+        ),
+        "warpAffine, NumPy": lambda: loops.warp_loop(*halved(), INPUT_SIZE, **COLOURS),
+        "warpAffine, blobFromImages": lambda: loops.warp_blob(*halved(), INPUT_SIZE, **COLOURS),
+    }
+
+    def difference(other: NDArray[np.float32], ours: NDArray[np.float32]) -> NDArray[Any]:
+        return np.asarray(np.abs(other - ours) * std)
+
+    return Case("crop_warp", f"area, {CROPS} large crops of 4K", ways, difference, "levels", 0.5)  # as _crop_case's
+
+
+def large_boxes() -> Scene:
+    """A 4K frame, and boxes of which a crop's pixel spans four to eight of the frame's."""
+    frame, boxes = scene(*FRAMES["4K"], CROPS)
+    middles, halves = (boxes[:, 2:] + boxes[:, :2]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    return Scene(frame, np.concatenate([middles - LARGER * halves, middles + LARGER * halves], axis=1))
 
 
 def _decode_case(
@@ -135,10 +176,9 @@ def _decode_case(
 
 def _letterbox_case() -> Case:
     frame = scene(*FRAME, CROPS).frame
-    out = np.empty((3, *DETECTOR_SIZE[::-1]), np.float32)
     std = np.array(IMAGENET_STD, np.float32)[:, None, None]
     ways: dict[str, Callable[[], Any]] = {
-        "edgepose": lambda: reference.letterbox(frame, DETECTOR_SIZE, out=out, **COLOURS),
+        "edgepose": lambda: reference.letterbox(frame, DETECTOR_SIZE, **COLOURS),
         "resize, NumPy": lambda: loops.loop_letterbox(frame, DETECTOR_SIZE, 114, **COLOURS),
         "blobFromImage": lambda: loops.blob_letterbox(frame, DETECTOR_SIZE, 114, **COLOURS),
     }

@@ -110,16 +110,19 @@ def _labels(case: Case) -> dict[str, Label]:
 
 def print_table(record: Record, console: Console) -> None:
     """A section for each case, one line a way; ``faster`` above 1: edgepose is that many times as fast as it."""
+    from rich import box
     from rich.table import Table
 
     timed = record.find(figure="time")
-    table = Table(title=f"Kernels on {record.device}, {timed[0].unit}")
-    for head in ("way", "threads", "p50", "p95", "edgepose faster", "apart"):
-        table.add_column(head, justify="left" if head == "way" else "right")
+    title = f"Kernels on {record.device}, {timed[0].unit}"
+    table = Table(title=title, caption="faster: edgepose than this way", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("way", no_wrap=True)
+    for head in ("threads", "p50", "p95", "faster", "apart"):
+        table.add_column(head, justify="right")
     before: Any = None
     for row in timed:
         at = {key: row.labels[key] for key in ("kernel", "case", "threads") if key in row.labels}
-        case = f"{at['kernel']}: {at['case']}"
+        case = f"{at['kernel']}\n{at['case']}"
         if case != before:
             table.add_section()
             table.add_row(f"[bold]{case}[/]")

@@ -30,7 +30,6 @@ __all__ = ["MODELS", "Plan", "print_table", "run"]
 MODELS = ("resnet50", "garment-landmarks")
 MAIN_FRAME, MAIN_BOXES = "1080p", 8
 ROUNDS, QUICK_ROUNDS, BURST = 12, 2, 2
-LEAST_ROUNDS = 6  # below that an interval of 95 % is none
 SCENES, QUICK_SCENES = 12, 2  # whose landmarks are compared: about 600, of which a jump in INT8 is one
 WARM_UPS = 2  # calls of each way that timing.interleaved makes before its first round
 Ways = Mapping[tuple[str, str], Way]
@@ -67,7 +66,7 @@ class Plan:
         if min(self.boxes, default=0) < 1:
             raise InputError(f"boxes must be at least 1, got {list(self.boxes)}")
         places = [(MAIN_FRAME, count) for count in self.boxes] + [(name, MAIN_BOXES) for name in self.frames]
-        fewer = max(min(self.rounds, LEAST_ROUNDS), self.rounds // 2)
+        fewer = max(min(self.rounds, timing.LEAST_ROUNDS), self.rounds // 2)
         return [(*case, self.rounds if case == (MAIN_FRAME, MAIN_BOXES) else fewer) for case in dict.fromkeys(places)]
 
     def compared(self) -> list[Scene]:
@@ -207,11 +206,11 @@ def _stage_rows(
 ) -> Iterator[Row]:
     if not stages:
         return
-    rest = total - sum(stages.values())
+    rest = total - np.sum(list(stages.values()), axis=0)
     for stage, times in {**stages, "rest": rest}.items():
         yield Row({**labels, "stage": stage}, "ms", timing.summarize(times))
     share = timing.summarize(100 * (total - stages["network"]) / total)
-    values = {"value": share["p50"], **{key: share[key] for key in ("low", "high") if key in share}}
+    values: dict[str, float] = {"value": share["p50"], **{key: share[key] for key in ("low", "high") if key in share}}
     yield Row({**labels, "stage": "all but the network"}, "%", values)
 
 

@@ -11,6 +11,7 @@ from edgepose.benchmarks.ways import OURS, key_of
 
 __all__ = [
     "Place",
+    "all_but_network",
     "frame_name",
     "landmark_change",
     "lead",
@@ -61,16 +62,28 @@ def way_of(row: Row) -> str:
 def stages(record: Record, row: Row) -> dict[str, float]:
     """Medians of a way's stages, ms; empty where it tells none. ``rest`` is what of the total they leave.
 
-    Stages of the device's clock can exceed the total of the host's: then they are no parts of it, and none come back.
+    On the CPU the rest was recorded, run by run. On a GPU it is what the medians leave of the total's; stages of the
+    device's clock can exceed the total of the host's: then they are no parts of it, and none come back.
     """
     own = {key: value for key, value in row.labels.items() if key != "stage"}
     parts = {
         str(found.labels["stage"]): found.values["p50"]
         for found in record.find(**own)
-        if found.unit == "ms" and "against" not in found.labels and found.labels.get("stage") not in (TOTAL, "rest")
+        if found.unit == "ms" and "against" not in found.labels and found.labels.get("stage") != TOTAL
     }
+    if "rest" in parts:
+        return parts
     rest = row.values["p50"] - sum(parts.values())
     return {**parts, "rest": rest} if parts and rest >= 0 else {}
+
+
+def all_but_network(record: Record, row: Row) -> float | None:
+    """What of a way's total is not the network's, %, stages as :func:`stages` has them. None: it tells none."""
+    own = {key: value for key, value in row.labels.items() if key != "stage"}
+    if record.find(**own, stage="rest"):  # of the CPU: each run's own share was recorded
+        return record.value("value", **own, stage="all but the network")
+    parts = stages(record, row)
+    return 100 * (1 - parts["network"] / row.values["p50"]) if "network" in parts else None
 
 
 def lead(record: Record, row: Row, precision: str = "fp32") -> Mapping[str, float] | None:

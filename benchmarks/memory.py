@@ -9,8 +9,9 @@ from typing import Any
 from edgepose.benchmarks.records import Label, Row
 from edgepose.benchmarks.timing import fresh_process
 
-__all__ = ["CALLS", "COUNTS", "PREDICTORS", "memory_rows", "series"]
+__all__ = ["CALLS", "COUNTS", "PREDICTORS", "STATUS", "memory_rows", "series"]
 
+STATUS = Path("/proc/self/status")
 CALLS = 100
 BOXES = 8
 PREDICTORS = 4

@@ -115,8 +115,9 @@ def _series(record: Record, main: Place, over: str) -> dict[str, list[tuple[floa
         if place.model == main.model and (place.frame == main.frame if over == "boxes" else place.boxes == main.boxes):
             x = place.boxes if over == "boxes" else latency_rows.pixels(place.frame) / 1e6
             for row in timed(record, place):
-                values = row.values
-                found.setdefault(way_of(row), []).append((x, values["p50"], values["low"], values["high"]))
+                middle, values = row.values["p50"], row.values
+                points = found.setdefault(way_of(row), [])
+                points.append((x, middle, values.get("low", middle), values.get("high", middle)))
     return found
 
 

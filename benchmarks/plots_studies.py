@@ -132,7 +132,8 @@ def _dot(axes: Any, row: Row, height: int) -> None:
     chosen = "default" in row.labels
     colour = OURS_COLOUR if chosen else "#555555"
     values = row.values
-    axes.plot((values["low"], values["high"]), (height, height), color=colour, linewidth=1.2)
+    if "low" in values:
+        axes.plot((values["low"], values["high"]), (height, height), color=colour, linewidth=1.2)
     axes.plot(values["p50"], height, marker="D" if chosen else "o", color=colour)
 
 

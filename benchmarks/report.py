@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgepose.benchmarks.latency_rows import (
+    all_but_network,
     frame_name,
     landmark_change,
     lead,
@@ -149,8 +150,8 @@ def latency_stages(record: Record) -> str:
     names = list(dict.fromkeys(stage for *_, parts in parts_of for stage in parts))
     lines = []
     for place, row, parts in parts_of:
-        rest = sum(value for key, value in parts.items() if key != "network")
-        share = f"{100 * rest / row.values['p50']:.1f} %" if parts else ""
+        found = all_but_network(record, row)
+        share = f"{found:.1f} %" if found is not None else ""
         cells = [ms(parts.get(name)) for name in names]
         lines.append((place.model, way_of(row), f"{place.boxes} on {frame_name(place.frame)}", *cells, share))
     return table(("model", "way", "boxes", *(f"{name}, ms" for name in names), "all but the network"), lines)

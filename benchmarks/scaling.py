@@ -18,17 +18,19 @@ from numpy.typing import NDArray
 
 from edgepose import Predictor
 from edgepose.benchmarks.bench_models import BenchModel, open_model
-from edgepose.benchmarks.memory import CALLS, memory_rows
+from edgepose.benchmarks.memory import CALLS, STATUS, memory_rows
 from edgepose.benchmarks.records import Label, Record, Row, make_record
 from edgepose.benchmarks.scenes import FRAMES, Scene, scene
 from edgepose.benchmarks.startup import OURS, Case, starts
-from edgepose.benchmarks.timing import interleaved, summarize
+from edgepose.benchmarks.timing import LEAST_ROUNDS, interleaved, summarize
 from edgepose.errors import InputError, ModelError
 from edgepose.result import PoseResult
 from edgepose.spec import ModelSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from edgepose.adapt import Spec
 
 __all__ = ["AXES", "MODELS", "SENTENCES", "peaks", "print_table", "run", "widened"]
 
@@ -38,10 +40,11 @@ LOADED = ("garment-landmarks-fast", "garment-landmarks", "resnet50", "deepfashio
 COUNTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 KEYPOINTS = (8, 16, 25, 64, 133, 294)
 BOXES = 8
-ROUNDS = 12
+ROUNDS = 9
 FRAME = (1920, 1080)
 STAGES = ("total", "crop", "network", "decode")
-SLOW_MB = 50  # a model file from this size on gets a third of the rounds: its calls take long and vary little
+NO_MEMORY = f"Memory is read from {STATUS}, which this system lacks"
+SLOW_MB = 50  # a model file from this size on gets fewer rounds: its calls take long and vary little
 
 # Why each curve bends where it does. No figures: they are in the rows.
 SENTENCES = {
@@ -53,8 +56,8 @@ SENTENCES = {
     "frame": (
         "Nearly flat: a crop reads the pixels around its box and writes as many as the network takes, whatever "
         "the frame has. With boxes that keep their share of the frame, opencv4 still reads four pixels for each "
-        "of the crop's, only further apart; area also halves the box's pixels once a crop's pixel spans two of "
-        "the frame's."
+        "of the crop's, only further apart; so does area, which halves the box's pixels only where a crop's pixel "
+        "spans four of the frame's or more, as with none of these boxes."
     ),
     "keypoints": (
         "The network hardly notices: landmarks are channels of its last layer. The decoder reads each map once "
@@ -95,7 +98,8 @@ def run(
         axes: of AXES.
         models: for boxes and memory; frame and keypoints take the first. Names as of
             :func:`edgepose.benchmarks.bench_models.open_model`.
-        rounds: of each axis; models from 50 MB on get a third.
+        rounds: of each axis; models from 50 MB on, and ``load``, get a third, but not below the 6 that an interval
+            needs.
         calls: of the series that looks for memory that is never given back.
         cache: of models that are made here.
         progress: told (done, of how many, what).
@@ -106,10 +110,10 @@ def run(
         frame`` or ``constant px``) and sampling. ``keypoints``: x of them, with the label maps (what is decoded:
         ``network``, of random last weights, or ``peaks``). ``memory``, ``predictors``, ``memory of boxes``: see
         :func:`edgepose.benchmarks.memory.memory_rows`. ``load``: x MB, opening in a new process, by way. The notes are
-        ``axis: sentence``.
+        ``axis: sentence``, or why an axis was left out.
 
     Raises:
-        InputError: no such axis, no model, or rounds below 1.
+        InputError: no such axis, no model, rounds below 1, or only memory where it cannot be read.
     """
     unknown = [axis for axis in axes if axis not in AXES]
     if unknown or not models:
@@ -117,7 +121,10 @@ def run(
     show = progress or (lambda done, total, what: None)
     opened = [open_model(name, cache) for name in models]
     rows: list[Row] = []
-    for axis in axes:
+    left_out = {"memory": NO_MEMORY} if "memory" in axes and not STATUS.exists() else {}
+    if left_out and set(axes) == set(left_out):
+        raise InputError("; ".join(left_out.values()))
+    for axis in (axis for axis in axes if axis not in left_out):
         if axis == "boxes":
             for model in opened:
                 rows += _boxes(model, _rounds(model, rounds), show)
@@ -128,14 +135,20 @@ def run(
         elif axis == "memory":
             rows += _memory(opened, calls, show)
         else:
-            rows += _load(LOADED if models is MODELS else models, max(3, rounds // 3), cache, show)
+            rows += _load(LOADED if models is MODELS else models, _fewer(rounds), cache, show)
     found = {str(row.labels["axis"]) for row in rows}
     notes = [f"{axis}: {sentence}" for axis, sentence in SENTENCES.items() if axis in found]
+    notes += [f"{axis}: not measured. {reason}" for axis, reason in left_out.items()]
     return make_record("scaling", rows, notes=notes)
 
 
 def _rounds(model: BenchModel, rounds: int) -> int:
-    return rounds if model.path.stat().st_size < SLOW_MB * 1e6 else max(2, rounds // 3)
+    return rounds if model.path.stat().st_size < SLOW_MB * 1e6 else _fewer(rounds)
+
+
+def _fewer(rounds: int) -> int:
+    """A third, but not below what an interval needs."""
+    return max(min(rounds, LEAST_ROUNDS), rounds // 3)
 
 
 # The axes ---------------------------------------------------------------------------------------
@@ -204,8 +217,6 @@ def _keypoints(model: BenchModel, rounds: int, show: Show) -> list[Row]:
 
 
 def _memory(models: Sequence[BenchModel], calls: int, show: Show) -> list[Row]:
-    if not Path("/proc/self/status").exists():
-        raise InputError("memory is read from /proc/self/status, which this system lacks: leave the axis out (--axis)")
     rows = []
     for number, model in enumerate(models):
         show(number, len(models), f"memory, {model.name}")
@@ -265,7 +276,8 @@ class _Replay:
     name, device = "replay", "cpu"
 
     def __init__(self, spec: ModelSpec, heatmaps: NDArray[np.float32]) -> None:
-        self.spec, self._heatmaps = spec, heatmaps
+        self.spec: Spec = spec
+        self._heatmaps = heatmaps
         width, height = spec.input_size
         self.input_buffer = np.zeros((len(heatmaps), 3, height, width), np.float32)
 
@@ -360,3 +372,6 @@ def print_table(record: Record, console: Console) -> None:
         for key, cells in lines.items():
             table.add_row(*key, *(cells.get(stage, "") for stage in stages))
         console.print(table)
+    for note in record.notes:
+        if not record.find(axis=note.partition(":")[0]):
+            console.print(note)

@@ -13,9 +13,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Event, Timer
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from edgepose.benchmarks import equality, timing
 from edgepose.benchmarks.bench_models import BenchModel
 from edgepose.benchmarks.latency import size_label
+from edgepose.benchmarks.plots_style import number
 from edgepose.benchmarks.records import Label, Record, Row, make_record
 from edgepose.benchmarks.scenes import frame_size, scene
 from edgepose.benchmarks.throughput_worker import Task
@@ -40,8 +42,10 @@ DEFAULT_WAYS = (OURS, "pytorch", "rtmlib", "onnxruntime batched")
 QUICK_WAYS = (OURS, "onnxruntime batched")
 FRAME, BOXES, FRAMES_IN_A_CALL = "1080p", (8,), 4
 COMPARED, SEEDS = 16, range(6)  # boxes and scenes whose landmarks are compared
-ROUNDS, QUICK_ROUNDS = 3, 2
-SECONDS, QUICK_SECONDS = 3.0, 0.5
+ROUNDS, QUICK_ROUNDS = timing.LEAST_ROUNDS, 2
+SECONDS, QUICK_SECONDS = 1.5, 0.5
+PATIENCE = 300.0  # s, for a process to open its way, and beyond the time that it is told to work for
+MOST_NETWORKS = 16  # each holds weights of its own: one for each of 64 cores would fill the memory
 Progress = Callable[[int, int, str], Any]
 
 
@@ -56,10 +60,10 @@ class Arrangement:
 
 
 def arrangements(cpus: int) -> list[Arrangement]:
-    """One network on all cores; two, and as many as there are cores, as threads and as processes."""
+    """One network on all cores; 2, 4, 8, 16 and, up to 16, one a core, as threads and as processes."""
     made = [Arrangement("1 network, all cores")]
-    for count in sorted({2, cpus}):
-        if 1 < count <= cpus:
+    for count in sorted({2, 4, 8, MOST_NETWORKS, cpus}):
+        if 1 < count <= min(cpus, MOST_NETWORKS):
             made.append(Arrangement(f"{count} threads", lanes=count, threads=cpus // count))
             made.append(Arrangement(f"{count} processes", processes=count, threads=cpus // count))
     return made
@@ -97,22 +101,21 @@ def run(
     Returns:
         Rows with labels way, model, precision, arrangement, boxes, frame, frames (in a call): frames/s, and
         boxes/s. With ``against``: how many times as many frames ours does as another way, each in its own best
-        arrangement.
+        arrangement with one frame in a call, since the others cannot take more.
 
     Raises:
         InputError: an unknown way or precision.
     """
     selection = selection or Selection()
-    names = tuple(name for name in selection.ways or DEFAULT_WAYS if name not in selection.without)
-    selection = Selection(names, (), selection.precisions, selection.peers)
+    selection = replace(selection, ways=selection.ways or DEFAULT_WAYS)
     rows: list[Row] = []
     notes: list[str] = []
-    for number, (source, model) in enumerate(models):
-        equal, told = _equal_ways(model, selection, partial(progress or _silent, number, len(models)))
+    for index, (source, model) in enumerate(models):
+        equal, told = _equal_ways(model, selection, partial(progress or _silent, index, len(models)))
         notes += told
         for part, count in enumerate(boxes):
 
-            def shown(done: float, what: str, before: int = number * len(boxes) + part) -> None:
+            def shown(done: float, what: str, before: int = index * len(boxes) + part) -> None:
                 if progress is not None:
                     progress(round(100 * (before + done)), 100 * len(models) * len(boxes), what)
 
@@ -202,14 +205,18 @@ def _task(config: _Config, source: str, model: BenchModel, scene: Path, peers: t
 
 
 def frames_per_second(task: Task, processes: int, seconds: float) -> float:
-    """Of all processes together, at work at the same time. Raises InputError where one fails, with what it said."""
+    """Of all processes together, at work at the same time.
+
+    Raises:
+        InputError: one fails, with what it said, or does not answer within PATIENCE.
+    """
     with ExitStack() as started:
         workers = [started.enter_context(_worker(task)) for _ in range(processes)]
         for worker in workers:
-            worker.answer()
+            worker.answer(PATIENCE)
         for worker in workers:
             worker.go(seconds)
-        return float(sum(sum(json.loads(worker.answer())) for worker in workers))
+        return float(sum(sum(json.loads(worker.answer(PATIENCE + seconds))) for worker in workers))
 
 
 @contextmanager
@@ -230,12 +237,27 @@ class _Worker(NamedTuple):
     process: subprocess.Popen[str]
     said: IO[str]
 
-    def answer(self) -> str:
-        """Its next line. Raises InputError where it has ended, with the last that it said."""
+    def answer(self, seconds: float) -> str:
+        """Its next line. Raises InputError where it has ended, with the last that it said, or is silent for so long;
+        then it is killed."""
         assert self.process.stdout is not None
-        if line := self.process.stdout.readline():
+        late = Event()
+
+        def stop() -> None:
+            late.set()
+            self.process.kill()
+
+        timer = Timer(seconds, stop)
+        timer.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            timer.cancel()
+        if line:
             return line
         self.process.wait()
+        if late.is_set():
+            raise InputError(f"its process did not answer within {seconds:g} s and was killed")
         self.said.seek(0)
         lines = self.said.read().strip().splitlines()
         raise InputError(f"its process ended: {lines[-1][:400] if lines else 'it said nothing'}")
@@ -259,16 +281,15 @@ def _place(config: _Config) -> dict[str, Label]:
 
 
 def _best(rates: dict[_Config, NDArray[np.float64]], labels: dict[str, Label]) -> tuple[list[Row], list[str]]:
-    """Ours against each other way, both in their best arrangement; and which that is."""
+    """Ours against each other way, both in their best arrangement with one frame in a call; and which that is."""
     best: dict[tuple[str, str], _Config] = {}
-    for config in sorted(rates, key=lambda config: float(np.median(rates[config]))):
+    one_frame = [config for config in rates if config.frames == 1]
+    for config in sorted(one_frame, key=lambda config: float(np.median(rates[config]))):
         best[config.way, config.precision] = config
-    notes = []
-    for key, config in best.items():
-        several = f", {config.frames} frames in a call" if config.frames > 1 else ""
-        rate = f"{float(np.median(rates[config])):.3g} frames/s"
-        what = f"{key_of(*key)} does most as {config.arrangement.name}{several}"
-        notes.append(f"{what}: {rate}")
+    notes = [
+        f"{key_of(*key)} does most as {config.arrangement.name}: {float(np.median(rates[config])):.3g} frames/s"
+        for key, config in best.items()
+    ]
     rows = []
     for our_key in (key for key in best if key[0] == OURS):
         for key, config in best.items():
@@ -280,20 +301,27 @@ def _best(rates: dict[_Config, NDArray[np.float64]], labels: dict[str, Label]) -
 
 def print_table(record: Record, console: Console) -> None:
     """Most frames a second first, for each model."""
+    from rich import box
     from rich.table import Table
 
     timed = [row for row in record.rows if row.unit == "frames/s"]
     for model, count in dict.fromkeys((row.labels["model"], row.labels["boxes"]) for row in timed):
         here = [row for row in timed if (row.labels["model"], row.labels["boxes"]) == (model, count)]
         title = f"{model} on {record.device}, {count} boxes on {here[0].labels['frame']}"
-        table = Table("way", "arrangement", "frames in a call", "frames/s", "95 % interval", "boxes/s", title=title)
+        table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for column in ("way", "arrangement"):
+            table.add_column(column, no_wrap=True)
+        for column in ("frames a call", "frames/s", "95 %"):
+            table.add_column(column, justify="right")
         for row in sorted(here, key=lambda row: -row.values["p50"]):
-            rate, low, high = (row.values[key] for key in ("p50", "low", "high"))
             key = key_of(str(row.labels["way"]), str(row.labels["precision"]))
             place = (str(row.labels["arrangement"]), str(row.labels["frames"]))
-            table.add_row(key, *place, f"{rate:.2f}", f"{low:.2f} to {high:.2f}", f"{rate * int(count):.1f}")
+            interval = "-".join(number(row.values[key]) for key in ("low", "high") if key in row.values)
+            table.add_row(key, *place, number(row.values["p50"]), interval)
         console.print(table)
         for row in record.find(model=model, boxes=count):
             if "against" in row.labels:
                 lead = f"{key_of(OURS, str(row.labels['precision']))}: {row.values['value']:.2f} x the frames of"
-                console.print(lead, row.labels["against"], "(each in its best arrangement)", highlight=False)
+                console.print(
+                    lead, row.labels["against"], "(each in its best arrangement, one frame a call)", highlight=False
+                )

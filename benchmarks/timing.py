@@ -16,19 +16,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgepose.errors import InputError
 
-__all__ = ["fresh_process", "interleaved", "ratio", "summarize"]
+__all__ = ["LEAST_ROUNDS", "fresh_process", "interleaved", "ratio", "summarize"]
 
 RESAMPLES = 1000  # of the bootstrap: its own error is then far below what it measures
+LEAST_ROUNDS = 6  # for an interval: five values all lie on one side of the true median in 2 * 0.5**5 = 6 % of the cases
 
 
 def summarize(times: ArrayLike) -> dict[str, float]:
     """Times of any shape -> their p50, p95, p99, min, mean; low and high, a 95 % interval of the median; runs.
 
+    Below LEAST_ROUNDS rounds low and high are left out. p95 and p99 are interpolated: of fewer than 20 or 100 runs
+    they lie beside the slowest one, and tell of it and not of a tail.
+
     Where ``times`` is (rounds, burst), whole rounds are drawn for the interval: what disturbs a machine lasts longer
     than one call, so the calls of a round resemble each other.
     """
     values = _rounds(times)
-    low, high = np.percentile(np.median(values[_draws(len(values))].reshape(RESAMPLES, -1), axis=1), (2.5, 97.5))
     flat = values.reshape(-1)
     p50, p95, p99 = np.percentile(flat, (50, 95, 99))
     return {
@@ -37,8 +40,7 @@ def summarize(times: ArrayLike) -> dict[str, float]:
         "p99": float(p99),
         "min": float(flat.min()),
         "mean": float(flat.mean()),
-        "low": float(low),
-        "high": float(high),
+        **_interval(values),
         "runs": flat.size,
     }
 
@@ -100,7 +102,8 @@ def ratio(times: ArrayLike, baseline: ArrayLike) -> dict[str, float]:
     """How many times faster ``times`` are than ``baseline``: above 1 they are faster.
 
     Both are (rounds, burst) of the same :func:`interleaved` run. Each round gives one ratio, of its medians, which
-    leaves out what slowed the whole round; ``value`` is their median, ``low`` and ``high`` bound 95 % of its bootstrap.
+    leaves out what slowed the whole round; ``value`` is their median, ``low`` and ``high`` bound 95 % of its bootstrap,
+    and are left out below LEAST_ROUNDS rounds.
 
     Raises:
         InputError: the two do not have the same rounds.
@@ -109,8 +112,7 @@ def ratio(times: ArrayLike, baseline: ArrayLike) -> dict[str, float]:
     if len(ours) != len(theirs):
         raise InputError(f"a ratio needs two ways of the same rounds, got {len(ours)} and {len(theirs)}")
     quotients = np.median(theirs, axis=1) / np.median(ours, axis=1)
-    low, high = np.percentile(np.median(quotients[_draws(len(quotients))], axis=1), (2.5, 97.5))
-    return {"value": float(np.median(quotients)), "low": float(low), "high": float(high)}
+    return {"value": float(np.median(quotients)), **_interval(quotients[:, None])}
 
 
 def fresh_process(code: str, *, runs: int, arguments: tuple[str, ...] = (), timeout: float = 120) -> list[Any]:
@@ -157,9 +159,14 @@ def _rounds(times: ArrayLike) -> NDArray[np.float64]:
     return values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
 
 
-def _draws(count: int) -> NDArray[np.int64]:
-    """(RESAMPLES, count) rows, with replacement, always the same."""
-    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+def _interval(values: NDArray[np.float64]) -> dict[str, float]:
+    """low and high of the median of (rounds, burst), by drawing whole rounds; empty below LEAST_ROUNDS."""
+    count = len(values)
+    if count < LEAST_ROUNDS:
+        return {}
+    draws = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+    low, high = np.percentile(np.median(values[draws].reshape(RESAMPLES, -1), axis=1), (2.5, 97.5))
+    return {"low": float(low), "high": float(high)}
 
 
 @contextmanager

@@ -143,6 +143,23 @@ def test_our_lead_is_told_at_each_of_our_precisions_and_not_over_ourselves():
     assert "| edgepose int8 | 130 | 143 |  |  |" in filled
 
 
+def test_stages_of_the_cpu_are_as_recorded_and_the_host_s_of_a_gpu_are_a_difference():
+    """Medians do not add up: of the CPU's record the rest and the share were taken run by run."""
+    at = {"model": "m", "precision": "fp32", "boxes": 8, "frame": "1920x1080", "way": "edgepose"}
+    parts = {"total": 100.0, "network": 97.0, "crop": 5.0}  # more than the total
+    rows = [Row({**at, "stage": stage}, "ms", example_records.times(time)) for stage, time in parts.items()]
+    rest = Row({**at, "stage": "rest"}, "ms", example_records.times(0.5))
+    share = Row({**at, "stage": "all but the network"}, "%", {"value": 5.4})
+
+    def block(rows: list[Row]) -> str:
+        record = example_records.record("latency", rows)
+        return fill(MARK.format("latency-stages", ""), {"latency": [record]})
+
+    assert "| m | edgepose | 8 on 1080p | 97.0 | 5.00 | 0.50 | 5.4 % |" in block([*rows, rest, share])
+    shorter = [row for row in rows if row.labels["stage"] != "crop"]
+    assert "| m | edgepose | 8 on 1080p | 97.0 | 3.00 | 3.0 % |" in block([*shorter, share])
+
+
 def test_losses_are_told_at_every_precision_and_on_a_gpu():
     at = {"model": "m", "precision": "fp16", "boxes": 8, "frame": "1920x1080"}
     rows = [Row({**at, "way": way, "stage": "total"}, "ms", example_records.times(1)) for way in ("edgepose", "other")]

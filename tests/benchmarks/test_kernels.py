@@ -16,6 +16,8 @@ from edgepose import ModelSpec, Predictor
 from edgepose.benchmarks import kernel_cases, kernels
 from edgepose.benchmarks.peers import kernel_loops, mmpose_steps
 from edgepose.benchmarks.scenes import scene
+from edgepose.geometry import crop_affines
+from edgepose.kernels._crop import plan_crops
 from edgepose.models import find_model
 
 DATA = Path(__file__).parents[1] / "data" / "reference"
@@ -100,9 +102,27 @@ def test_the_record_has_times_ratios_and_differences(monkeypatch: pytest.MonkeyP
     assert [done for done, _, _ in seen] == list(range(1, turns + 1))
     assert {total for _, total, _ in seen} == {turns}
     shown = io.StringIO()
-    kernels.print_table(record, Console(file=shown, width=100))
+    kernels.print_table(record, Console(file=shown, width=80))
     assert "MMPose's steps" in shown.getvalue()
     assert record.notes == ("a note",)
+
+
+def test_the_large_crops_are_halved_once_by_area() -> None:
+    frame, boxes = kernel_cases.large_boxes()
+    inverses = np.linalg.inv(np.insert(crop_affines(boxes, kernel_cases.INPUT_SIZE), 2, [0, 0, 1], axis=1))[:, :2]
+    plan = plan_crops(inverses, kernel_cases.INPUT_SIZE, (frame.shape[1], frame.shape[0]), "area")
+    assert plan.halvings.tolist() == [1] * kernel_cases.CROPS
+    assert kernels.differences(kernel_cases._halving_case())[1] == {}
+
+
+def test_affines_are_made_within_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rtmlib begins with boxes, and so does everybody."""
+    case = kernel_cases._crop_case("opencv4", {})
+    asked = []
+    monkeypatch.setattr(kernel_cases, "crop_affines", lambda *given: asked.append(1) or crop_affines(*given))
+    for call in case.ways.values():
+        call()
+    assert len(asked) == len(case.ways)
 
 
 def test_copies_are_whole_again_after_renewal() -> None:

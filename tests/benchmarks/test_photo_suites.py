@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="these suites need PyTorch: pip install 'edgepose[bench]'")
@@ -14,6 +17,7 @@ pytest.importorskip("torch", reason="these suites need PyTorch: pip install 'edg
 from edgepose.benchmarks import data_loading, detection, robustness
 from edgepose.benchmarks.records import Record
 from edgepose.cli import app
+from edgepose.errors import InputError
 from edgepose.training.coco import load_coco
 from edgepose.training.detection import garments
 from edgepose.training.synthesize import synthesize
@@ -106,6 +110,12 @@ def test_photos_without_types_have_no_figures_of_types(labels, tmp_path):
     assert any("garment_type" in note for note in record.notes)
 
 
+def test_data_loading_says_where_it_runs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    with pytest.raises(InputError, match="needs Linux or macOS"):
+        data_loading.run(data_loading.Plan.quick())
+
+
 def test_data_loading():
     plan = replace(data_loading.Plan.quick(), rounds=1, photos=2, batch=2, epoch=4)
     record = data_loading.run(plan)
@@ -114,3 +124,6 @@ def test_data_loading():
     assert 0 < plain < ours
     assert record.value("p50", photos="400x533", stage="read and decode") < plain
     assert record.value("value", photos="400x533", stage="JPEG file") > 5
+    text = io.StringIO()
+    data_loading.print_table(record, Console(file=text, width=80))  # one round: there is no interval to show
+    assert data_loading.WORKER in text.getvalue()

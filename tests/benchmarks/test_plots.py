@@ -99,6 +99,21 @@ def test_latency_of_a_gpu_keeps_host_and_device_clocks_apart():
     assert "2.00 ms   2.00 x".replace("2.00 ms", "2 ms") in texts(figures[""])
 
 
+def without_intervals(record: Record) -> Record:
+    rows = [
+        Row(row.labels, row.unit, {key: value for key, value in row.values.items() if key not in ("low", "high")})
+        for row in record.rows
+    ]
+    return example_records.record(record.suite, rows, record.notes)
+
+
+@pytest.mark.parametrize("name", sorted(example_records.ALL))
+def test_records_of_few_rounds_are_drawn_without_intervals(name):
+    record = example_records.ALL[name]()
+    draw = {**vars(plots_latency), **vars(plots_scaling), **vars(plots_studies)}[name]
+    assert list(drawn(draw, without_intervals(record))) == list(drawn(draw, record))
+
+
 def test_scaling_has_a_plot_for_each_axis_with_its_sentence():
     record = example_records.scaling()
     figures = drawn(plots_scaling.scaling, record)

@@ -144,7 +144,7 @@ def test_load_is_timed_beside_the_plain_session(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(scaling, "starts", starts)
     record = scaling.run(axes=("load",), models=(MODEL,), rounds=12)
     assert record.value("p50", way="onnxruntime") == 13
-    assert record.value("runs", way="edgepose") == 4
+    assert record.value("runs", way="edgepose") == 6  # a third would be 4, too few for an interval
 
 
 @pytest.mark.parametrize(("axes", "models"), [(("boxen",), (MODEL,)), (("boxes",), ())])
@@ -153,7 +153,19 @@ def test_unusable_arguments(axes: tuple[str, ...], models: tuple[str, ...]) -> N
         scaling.run(axes=axes, models=models)
 
 
-def test_memory_needs_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "exists", lambda self: False)
-    with pytest.raises(InputError, match="leave the axis out"):
-        scaling._memory([], 1, lambda done, total, what: None)
+def test_slow_models_have_rounds_enough_for_an_interval() -> None:
+    assert [scaling._fewer(rounds) for rounds in (1, 4, scaling.ROUNDS, 30)] == [1, 4, 6, 10]
+
+
+def test_without_proc_memory_is_left_out_with_a_note(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "STATUS", tmp_path / "status")
+    record = scaling.run(axes=("boxes", "memory"), models=(MODEL,), rounds=1)
+    assert {row.labels["axis"] for row in record.rows} == {"boxes"}
+    assert record.notes[-1].startswith("memory: not measured. Memory is read from /proc/self/status")
+    text = io.StringIO()
+    scaling.print_table(record, Console(file=text, width=140))
+    assert "memory: not measured" in text.getvalue()
+    with pytest.raises(InputError, match="/proc/self/status"):
+        scaling.run(axes=("memory",), models=(MODEL,))

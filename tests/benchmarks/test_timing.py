@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from edgepose.benchmarks.timing import fresh_process, interleaved, ratio, summarize
+from edgepose.benchmarks.timing import LEAST_ROUNDS, fresh_process, interleaved, ratio, summarize
 from edgepose.errors import InputError
 
 
@@ -109,6 +109,15 @@ def test_ratio_leaves_out_what_slows_a_whole_round():
 def test_ratio_of_different_rounds_is_refused():
     with pytest.raises(InputError, match="same rounds, got 3 and 4"):
         ratio(np.ones((3, 2)), np.ones((4, 2)))
+
+
+def test_few_rounds_have_no_interval():
+    times = np.random.default_rng(0).normal(10, 1, (LEAST_ROUNDS, 40))
+    assert {"low", "high"} <= set(summarize(times))
+    assert {"low", "high"} <= set(ratio(times, 2 * times))
+    few = times[:-1]  # many runs, but of few rounds
+    assert set(summarize(few)) == {"p50", "p95", "p99", "min", "mean", "runs"}
+    assert ratio(few, 2 * few) == {"value": pytest.approx(2)}
 
 
 def test_fresh_process_is_one_each_time():
