@@ -188,7 +188,8 @@ def _accuracy(
 
 
 def _in_batches(network: Network, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.concatenate([network(images[start : start + BATCH]) for start in range(0, len(images), BATCH)])
+    parts = (network(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+    return np.concatenate([part.copy() for part in parts])
 
 
 def _decoded(heatmaps: NDArray[np.float32], spec: ModelSpec) -> tuple[NDArray[np.float64], NDArray[np.float32]]:

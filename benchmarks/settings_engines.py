@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.benchmarks.bench_models import BenchModel, cache_folder, int8_of
+from edgepose.benchmarks.peers.openvino_probe import ILLEGAL_INSTRUCTION, ISAS, VARIABLE
 from edgepose.benchmarks.settings_graphs import int8_as_exported, rewritten
 from edgepose.benchmarks.timing import fresh_process
 from edgepose.benchmarks.ways import usable_cpus
@@ -40,7 +41,8 @@ __all__ = [
     "survivors",
 ]
 
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images (N, 3, h, w) -> heatmaps (N, K, h', w')
+# Images (N, 3, h, w) -> heatmaps (N, K, h', w'), which the next call may overwrite
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,6 @@ sizes = [side.get_length() if side.is_static else 1 for side in shape]
 network(numpy.zeros(sizes, numpy.float32))
 print(json.dumps(True))
 """
-ISAS = ("", "AVX512_CORE_BF16", "AVX512_CORE_VNNI", "AVX2")  # first as the processor advertises
 
 
 def settings_of(model: BenchModel, cache: Path | None = None) -> tuple[list[Setting], list[str]]:
@@ -114,7 +115,9 @@ def settings_of(model: BenchModel, cache: Path | None = None) -> tuple[list[Sett
         return made, [*notes, "OpenVINO is left out, it is not installed: pip install openvino"]
     for name, path in files.items():
         made.append(_openvino_setting(name, "fp32", path))
-    made.append(_openvino_setting(f"{best}, threads 1", "fp32", files[best], threads=1))
+    made.append(_openvino_setting(f"{best}, static batch", "fp32", files[best], static=True))
+    for count in sorted({1, 2, every}) if every > 2 else (1,):  # of two cores, two are its default
+        made.append(_openvino_setting(f"{best}, threads {count}", "fp32", files[best], threads=count))
     made.append(_openvino_setting(best, "bf16", files[best]))
     made += [_openvino_setting(name, "int8", path) for name, path in int8.items()]
     return made, notes
@@ -162,19 +165,26 @@ def _ours(path: Path) -> Network:
     return engine.run
 
 
-def _openvino_setting(name: str, precision: str, path: Path, threads: int | None = None) -> Setting:
+def _openvino_setting(
+    name: str, precision: str, path: Path, threads: int | None = None, *, static: bool = False
+) -> Setting:
     hint = "bf16" if precision == "bf16" else "f32"
     probe = str(path), hint, str(threads or "")
-    return Setting("openvino", name, precision, partial(_openvino, path, hint, threads), probe)
+    return Setting("openvino", name, precision, partial(_openvino, path, hint, threads, static=static), probe)
 
 
-def _openvino(path: Path, precision: str, threads: int | None) -> Network:
+def _openvino(path: Path, precision: str, threads: int | None, *, static: bool = False) -> Network:
     import openvino
 
-    config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    limit = {"INFERENCE_NUM_THREADS": threads} if threads else {}
-    network = openvino.Core().compile_model(str(path), "CPU", config | limit)
-    return lambda images: np.array(network(images)[0])
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    if static:
+        from edgepose.benchmarks.peers.openvino_way import StaticRequests
+
+        return StaticRequests(path, config)
+    request: Any = openvino.Core().compile_model(str(path), "CPU", config).create_infer_request()
+    return lambda images: np.asarray(request.infer([images], share_inputs=True, share_outputs=True)[0])
 
 
 # What the processor really does -----------------------------------------------------------------
@@ -198,7 +208,8 @@ def survivors(settings: Sequence[Setting], show: Callable[[str], Any]) -> tuple[
                 fresh_process(OPENVINO_PROBE, runs=1, arguments=(path, hint, isa, threads))
             except InputError as error:
                 problem = problem or str(error)
-                if "ended with -" not in problem:  # no signal: OpenVINO refused it, as it would with any instructions
+                if not any(f"ended with {code}" in problem for code in ("-", ILLEGAL_INSTRUCTION)):
+                    # OpenVINO refused it, as it would with any instructions
                     break
             else:
                 found = number
@@ -212,7 +223,7 @@ def survivors(settings: Sequence[Setting], show: Callable[[str], Any]) -> tuple[
         alive.append(setting)
         limit = max(limit, found)
     if limit:
-        notes.append(f"So all of OpenVINO's settings ran with ONEDNN_MAX_CPU_ISA={ISAS[limit]}.")
+        notes.append(f"So all of OpenVINO's settings ran with {VARIABLE}={ISAS[limit]}.")
     if limit and "openvino" in sys.modules:
         kept = [setting for setting in alive if setting.probe is None]
         return kept, "", [*notes, "OpenVINO was loaded before and cannot be held to them any more: left out."]
@@ -228,14 +239,13 @@ def short(text: str) -> str:
 @contextmanager
 def instructions(isa: str) -> Iterator[None]:
     """OpenVINO reads the variable when it is loaded."""
-    name = "ONEDNN_MAX_CPU_ISA"
-    before = os.environ.get(name)
+    before = os.environ.get(VARIABLE)
     if isa:
-        os.environ[name] = isa
+        os.environ[VARIABLE] = isa
     try:
         yield
     finally:
         if isa and before is None:
-            del os.environ[name]
+            del os.environ[VARIABLE]
         elif isa and before is not None:
-            os.environ[name] = before
+            os.environ[VARIABLE] = before

@@ -2,7 +2,8 @@
 
 All ways import the same libraries in the same order, then read the same photo from a file, open the same model and look
 into one box, twice. So steps of the same name can be compared, and a way's own cost is in "import the library", "open
-the model" and the predictions. In favour of "onnxruntime": it decodes by argmax alone.
+the model" and the predictions. In favour of "onnxruntime": it decodes by argmax alone. Where the process may not use
+all CPUs, "onnxruntime" and "rtmlib" get as many threads as it may.
 
 Warm: the files lie in the system's file cache, as they do from the second start on. Cold: before each process the
 kernel is asked to forget the files that the process will load (posix_fadvise, which needs no rights); it keeps what
@@ -24,6 +25,7 @@ import numpy as np
 from edgepose.benchmarks.bench_models import open_model
 from edgepose.benchmarks.records import Record, Row, make_record
 from edgepose.benchmarks.timing import fresh_process, summarize
+from edgepose.benchmarks.ways import WayOptions, session_threads
 from edgepose.errors import InputError
 from edgepose.models import ENGINE_SUFFIXES, find_model
 from edgepose.specfields import IMAGENET_MEAN, IMAGENET_STD
@@ -98,7 +100,9 @@ def predict():
     return predictor.predict(frame, [task["box"]]).keypoints
 """
 _ONNXRUNTIME = """\
-{photo}session = onnxruntime.InferenceSession(task["model"], providers=["CPUExecutionProvider"])
+{photo}options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = task["threads"] or 0
+session = onnxruntime.InferenceSession(task["model"], options, providers=["CPUExecutionProvider"])
 mean, std = numpy.float32(task["mean"]), numpy.float32(task["std"])
 def predict():
     (x1, y1, x2, y2), (w, h) = task["box"], task["input_size"]
@@ -113,7 +117,13 @@ def predict():
 _RTMLIB = """\
 from rtmlib import ViTPose
 step("import the library")
-{photo}pose = ViTPose(task["model"], tuple(task["input_size"]), tuple(task["mean"]), tuple(task["std"]))
+{photo}session = onnxruntime.InferenceSession
+if task["threads"]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = task["threads"]
+    onnxruntime.InferenceSession = lambda *args, **more: session(*args, **more, sess_options=options)
+pose = ViTPose(task["model"], tuple(task["input_size"]), tuple(task["mean"]), tuple(task["std"]))
+onnxruntime.InferenceSession = session
 def predict():
     return pose(frame, [task["box"]])[0]
 """
@@ -227,6 +237,7 @@ def starts(case: Case, rounds: int, *, cold: bool = False) -> Iterable[tuple[str
         spec = case.spec
         task["input_size"] = list(spec.input_size) if spec else []
         task["mean"], task["std"] = (spec.mean, spec.std) if spec else (IMAGENET_MEAN, IMAGENET_STD)
+        task["threads"] = session_threads(WayOptions())
         order = np.random.default_rng(0)
         files = {way: {*_start(way, task)["files"], str(case.path), str(photo)} for way in ways}
         for _ in range(rounds):

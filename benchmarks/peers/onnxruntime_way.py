@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgepose.benchmarks.bench_models import BenchModel
 from edgepose.benchmarks.peers import mmpose_steps
-from edgepose.benchmarks.peers.opencv_steps import crop_pictures, network_input
+from edgepose.benchmarks.peers.opencv_steps import Steps
 from edgepose.benchmarks.ways import WayOptions, model_file, session_threads
 
 __all__ = ["OnnxRuntimeWay", "heatmaps_of", "session_of"]
@@ -34,14 +34,16 @@ class OnnxRuntimeWay:
         self.name = "onnxruntime batched" if batched else "onnxruntime loop"
         self.version = f"onnxruntime {onnxruntime.__version__}"
         self._spec, self._batched = model.spec, batched
+        self._steps = Steps(model.spec)
         self._session = session_of(model_file(model, options), session_threads(options))
         self._input = self._session.get_inputs()[0].name
         self._mean, self._std = np.array([model.spec.mean, model.spec.std], np.float32)
 
     def __call__(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-        pictures, affines = crop_pictures(frame, boxes, self._spec)
+        pictures, affines = self._steps.crop_pictures(frame, boxes)
         if self._batched:
-            return mmpose_steps.landmarks(self._run(network_input(pictures, self._spec)), affines, self._spec)
+            heatmaps = self._run(self._steps.network_input(pictures))
+            return mmpose_steps.landmarks(heatmaps, affines, self._spec)
         keypoints, scores = [], []
         for picture, affine in zip(pictures, affines, strict=True):
             rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.float32)

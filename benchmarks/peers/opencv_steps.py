@@ -2,6 +2,7 @@
 
 In their favour: the affines of all boxes are made at once, crops are written into one array, and OpenCV's own
 blobFromImages swaps the colours and normalises, in about half the time of the NumPy lines that one finds everywhere.
+:class:`Steps` writes both into arrays that it keeps, as ours does.
 """
 
 from __future__ import annotations
@@ -11,33 +12,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose import geometry
-from edgepose.benchmarks.peers import mmpose_steps
 from edgepose.spec import ModelSpec
 
-__all__ = ["crop_pictures", "network_input"]
+__all__ = ["Steps", "crop_pictures", "network_input"]
 
 Pictures = NDArray[np.uint8]  # (N, h, w, 3) BGR
 Affines = NDArray[np.float64]  # (N, 2, 3) frame px -> crop px
 
 
-def crop_pictures(frame: NDArray[np.uint8], boxes: NDArray[np.float32], spec: ModelSpec) -> tuple[Pictures, Affines]:
-    """One cv2.warpAffine a box. A model that was trained on photos without aliasing ("area") gets them so."""
-    if spec.sampling != "area":
-        return mmpose_steps.crop_pictures(frame, boxes, spec)
+class Steps:
+    """Both steps for a model, for one call after the other: what they return is overwritten by the next call."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._pictures, self._images = _arrays(0, spec)  # for the most boxes seen
+
+    def crop_pictures(self, frame: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[Pictures, Affines]:
+        """See :func:`crop_pictures`."""
+        if len(boxes) > len(self._pictures):
+            self._pictures, self._images = _arrays(len(boxes), self._spec)
+        return crop_pictures(frame, boxes, self._spec, self._pictures[: len(boxes)])
+
+    def network_input(self, pictures: Pictures) -> NDArray[np.float32]:
+        """(N, 3, h, w) float32 RGB, normalised, of the pictures that :meth:`crop_pictures` returned."""
+        return network_input(pictures, self._spec, self._images[: len(pictures)])
+
+
+def _arrays(count: int, spec: ModelSpec) -> tuple[Pictures, NDArray[np.float32]]:
+    width, height = spec.input_size
+    return np.empty((count, height, width, 3), np.uint8), np.empty((count, 3, height, width), np.float32)
+
+
+def crop_pictures(
+    frame: NDArray[np.uint8], boxes: NDArray[np.float32], spec: ModelSpec, out: Pictures | None = None
+) -> tuple[Pictures, Affines]:
+    """One cv2.warpAffine a box, into ``out`` where there is one.
+
+    A model that was trained on photos without aliasing ("area") gets them so.
+    """
     affines = geometry.crop_affines(boxes, spec.input_size, spec.codec, spec.padding)
-    pictures = np.empty((len(boxes), *spec.input_size[::-1], 3), np.uint8)
-    for picture, affine, inverse in zip(pictures, affines, geometry.invert_affines(affines), strict=True):
-        source, matrix = _shrunk(frame, affine, inverse, spec.input_size)
-        picture[:] = cv2.warpAffine(source, matrix, spec.input_size, flags=cv2.INTER_LINEAR)
+    pictures = _arrays(len(boxes), spec)[0] if out is None else out
+    sources = [(frame, affine) for affine in affines]
+    if spec.sampling == "area":
+        inverses = geometry.invert_affines(affines)
+        sources = [_shrunk(frame, *both, spec.input_size) for both in zip(affines, inverses, strict=True)]
+    for picture, (source, matrix) in zip(pictures, sources, strict=True):
+        cv2.warpAffine(source, matrix, spec.input_size, dst=picture, flags=cv2.INTER_LINEAR)
     return pictures, affines
 
 
-def network_input(pictures: Pictures, spec: ModelSpec) -> NDArray[np.float32]:
-    """(N, 3, h, w) float32 RGB, normalised."""
+def network_input(pictures: Pictures, spec: ModelSpec, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """(N, 3, h, w) float32 RGB, normalised; ``out`` where there is one."""
     blob = cv2.dnn.Image2BlobParams()
     blob.scalefactor = tuple(1 / value for value in spec.std)
     blob.size, blob.mean, blob.swapRB = spec.input_size, spec.mean, True
-    return cv2.dnn.blobFromImagesWithParams(list(pictures), blob)  # type: ignore[return-value]
+    return cv2.dnn.blobFromImagesWithParams(list(pictures), out, blob)  # type: ignore[return-value]
 
 
 def _shrunk(

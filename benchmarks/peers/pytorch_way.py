@@ -7,8 +7,9 @@ the points go back to the frame. The network is the one that the ONNX file was e
 known, its nodes one by one.
 
 Choices in its favour: no flip test (MMPose's configurations switch it on, which doubles the time), no data samples and
-no registry between the steps, one normalisation for the whole batch, inference mode, all threads, weights
-channels-last, which oneDNN does not have to reorder. And two ways that MMPose does not have:
+no registry between the steps, one normalisation for the whole batch, inference mode, weights channels-last,
+which oneDNN does not have to reorder; as many threads as PyTorch takes by itself, but no more than the process may use.
+And two ways that MMPose does not have:
 
     frozen      torch.jit: traced, batch normalisation folded, handed to oneDNN block by block
     compiled    torch.compile, for any number of boxes; compiling takes minutes, so it takes part where it is asked for.
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from edgepose.benchmarks.bench_models import BenchModel
 from edgepose.benchmarks.peers import mmpose_steps
 from edgepose.benchmarks.peers.opencv_steps import crop_pictures
-from edgepose.benchmarks.ways import UnavailableError, WayOptions, usable_cpus
+from edgepose.benchmarks.ways import UnavailableError, WayOptions, session_threads
 
 try:
     import torch
@@ -43,8 +44,9 @@ class PyTorchWay:
         if options.precision != "fp32":
             raise UnavailableError(f"this way runs the float32 network, not {options.precision}")
         self.name = "pytorch" if mode == "eager" else f"pytorch, {mode}"
-        self.version = f"torch {torch.__version__}"
-        torch.set_num_threads(options.threads or usable_cpus())
+        if threads := session_threads(options):
+            torch.set_num_threads(threads)
+        self.version = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
         self._spec = model.spec
         self._mean, self._std = torch.tensor([model.spec.mean, model.spec.std], dtype=torch.float32).view(2, 1, 3, 1, 1)
         self._layout = torch.contiguous_format if mode == "frozen" else torch.channels_last

@@ -17,9 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import signal
-import subprocess
-import sys
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,6 +37,7 @@ from edgepose.benchmarks.bench_models import BenchModel
 from edgepose.benchmarks.peers import mmpose_steps
 from edgepose.benchmarks.peers.onnxruntime_way import heatmaps_of
 from edgepose.benchmarks.peers.opencv_steps import network_input
+from edgepose.benchmarks.peers.openvino_probe import EMULATING, VARIABLE, probe, surviving
 from edgepose.benchmarks.ways import UnavailableError, WayOptions, model_file, session_threads
 from edgepose.spec import ModelSpec
 
@@ -59,8 +58,8 @@ PASSES = ("Cast", "Identity", "Pad", "QuantizeLinear", "DequantizeLinear")
 PROBE = """
 import sys, numpy, openvino
 model = openvino.Core().compile_model(sys.argv[1], "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+print(model.get_property("INFERENCE_PRECISION_HINT").to_string(), flush=True)
 model(numpy.zeros((1, 3, int(sys.argv[3]), int(sys.argv[2])), numpy.float32))
-print(model.get_property("INFERENCE_PRECISION_HINT").to_string())
 """
 
 
@@ -159,15 +158,27 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _openvino_default(path: Path, spec: ModelSpec) -> str:
-    """The precision that OpenVINO takes unasked. Raises UnavailableError where that ends the process."""
-    sizes = [str(side) for side in spec.input_size]
-    done = subprocess.run([sys.executable, "-c", PROBE, str(path), *sizes], capture_output=True, text=True, check=False)
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+    """The precision that OpenVINO takes unasked.
+
+    Raises:
+        UnavailableError: it ends the process, or it would be emulated because of ONEDNN_MAX_CPU_ISA: its time would
+            then be this setting's doing.
+    """
+    arguments = (str(path), *(str(side) for side in spec.input_size))
+    found = probe(PROBE, arguments)
+    precision, limit = (found.told.split() or [""])[-1], os.environ.get(VARIABLE, "")
+    if precision == "bf16" and limit.upper() in EMULATING:
         raise UnavailableError(
-            f"OpenVINO's default precision ends the process on this machine ({name}), and rtmlib cannot set another"
+            f"OpenVINO's default precision here is bf16, which {VARIABLE}={limit} makes it emulate, and rtmlib cannot "
+            "set another: its time would be that setting's doing"
         )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["?"])[-1][:300]
-        raise UnavailableError(f"OpenVINO does not take the file: {reason}")
-    return done.stdout.split()[-1]
+    if found.died:
+        isa = surviving(PROBE, arguments)
+        native = bool(isa) and isa not in EMULATING
+        raise UnavailableError(
+            f"OpenVINO's default precision ends the process on this machine ({found.died}), and rtmlib cannot set "
+            "another" + (f". Set {VARIABLE}={isa} for the whole command" if native else "")
+        )
+    if found.refused:
+        raise UnavailableError(f"OpenVINO does not take the file: {found.refused}")
+    return precision

@@ -96,6 +96,42 @@ def test_the_settings_of_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert any("no INT8: cannot be quantised" in note for note in notes)
 
 
+@pytest.mark.parametrize(("cpus", "threads"), [(4, {1, 2, 4}), (2, {1})])
+def test_settings_of_openvino(cpus: int, threads: set[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(settings_engines, "int8_of", lambda model, cache: model.path)
+    monkeypatch.setattr(settings_engines, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(settings_engines, "find_spec", lambda name: object())
+    made, _ = settings_engines.settings_of(open_model(MODEL), tmp_path)
+    names = [
+        name for engine, name, precision in (one.key for one in made) if (engine, precision) == ("openvino", "fp32")
+    ]
+    assert names[:2] == ["as exported", "as exported, static batch"]  # two cores: two threads are the default
+    assert set(names[2:]) == {f"as exported, threads {count}" for count in threads}
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_openvino_with_and_without_a_static_batch_computes_the_same(static: bool, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = _transposed(tmp_path / "t.onnx")
+    images = np.random.default_rng(0).standard_normal((5, 3, 8, 8), dtype=np.float32)
+    expected = settings_engines._ort(path)(images)
+    network = settings_engines._openvino_setting("one", "fp32", path, threads=1, static=static).open()
+    # float32 sums in another order, relative to the largest value: 1.7e-7 seen
+    for count in (1, 5, 1):
+        assert np.abs(network(images[:count]) - expected[:count]).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_a_network_may_overwrite_what_it_returned() -> None:
+    memory = np.empty((settings.BATCH, 1, 1, 1), np.float32)
+
+    def network(images: Any) -> Any:
+        memory[: len(images)] = images[:, :1]
+        return memory[: len(images)]
+
+    images = np.arange(settings.BATCH + 3, dtype=np.float32).reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(settings._in_batches(network, images), images)
+
+
 @pytest.mark.parametrize("change", ORT_CHANGES.values(), ids=ORT_CHANGES)
 def test_every_change_of_onnxruntime_computes_the_same(change: Callable[[Any], None], tmp_path: Path) -> None:
     path = _transposed(tmp_path / "t.onnx")
@@ -183,8 +219,9 @@ def _settings() -> list[Setting]:
     ]
 
 
-def test_what_dies_is_held_to_older_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = _fake_processes(monkeypatch, {("bf16", ""): "a process ended with -4: no output"})
+@pytest.mark.parametrize("code", [-4, 0xC000001D])  # SIGILL, and what Windows has for it
+def test_what_dies_is_held_to_older_instructions(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _fake_processes(monkeypatch, {("bf16", ""): f"a process ended with {code}: no output"})
     alive, isa, notes = settings_engines.survivors(_settings(), lambda what: None)
     assert asked == [("f32", ""), ("bf16", ""), ("bf16", ISAS[1])]
     assert [setting.precision for setting in alive] == ["fp32", "fp32", "bf16"]

@@ -46,6 +46,7 @@ def test_what_each_process_times_finds_the_landmarks(
         "mean": mean,
         "std": std,
         "cold": False,
+        "threads": 1,
     }
     monkeypatch.setattr("sys.argv", ["-c", "0", json.dumps(task)])
     names: dict[str, Any] = {}
@@ -55,6 +56,9 @@ def test_what_each_process_times_finds_the_landmarks(
         "import torch",
         *({"import the library"} if way == "onnxruntime" else ()),
     }
+    if way != OURS:
+        session = names["session"] if way == "onnxruntime" else names["pose"].session
+        assert session.get_session_options().intra_op_num_threads == 1
     found = np.asarray(names["predict"]()).reshape(1, -1, 2)
     sure = expected.scores > 0.4
     scale = 1.25 * (picture.boxes[0, 3] - picture.boxes[0, 1]) / spec.input_size[1]  # frame px of a crop px
@@ -88,6 +92,21 @@ def test_a_start_in_a_process_of_its_own() -> None:
     assert min(steps.values()) > 0
     # The first result is there before the second prediction begins; equal but for the order of the sum
     assert steps["first result"] == pytest.approx(sum(steps[s] for s in steps if s not in (STEPS[-1], "first result")))
+
+
+def test_each_process_is_told_how_many_threads_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks: list[dict[str, Any]] = []
+
+    def start(way: str, task: dict[str, Any]) -> dict[str, Any]:
+        tasks.append(task)
+        return {"steps": {STEPS[0]: 1.0}, "files": [], "read": 0}
+
+    monkeypatch.setattr(startup, "_start", start)
+    monkeypatch.setattr(startup, "session_threads", lambda options: 3)
+    with Predictor(MODEL) as predictor:
+        case = Case(MODEL, find_model(MODEL), predictor.spec, (OURS,))
+    list(startup.starts(case, 1))
+    assert {task["threads"] for task in tasks} == {3}
 
 
 @pytest.fixture

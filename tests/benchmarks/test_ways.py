@@ -19,7 +19,7 @@ from blobs import BOXES, blob_frame, blob_model
 from edgepose import geometry
 from edgepose.benchmarks import equality, ways
 from edgepose.benchmarks.bench_models import BenchModel, open_model
-from edgepose.benchmarks.peers import opencv_steps
+from edgepose.benchmarks.peers import opencv_steps, openvino_probe
 from edgepose.benchmarks.scenes import Scene, scene
 from edgepose.benchmarks.ways import WAYS, Explained, Selection, UnavailableError, WayOptions
 from edgepose.errors import InputError
@@ -109,14 +109,145 @@ def test_a_model_that_cannot_take_bgr_is_refused(repository: Path) -> None:
         takes_bgr(onnx.helper.make_model(onnx.helper.make_graph([node], "x", value[:1], value[1:])), "odd")
 
 
-def test_openvino_that_kills_its_process_is_told(model: BenchModel, monkeypatch: pytest.MonkeyPatch) -> None:
+DIES = "import os, signal; os.environ.get('ONEDNN_MAX_CPU_ISA') in {lives} or os.kill(os.getpid(), signal.SIGILL)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(
+    ("lives", "told"),
+    [([], "SIGILL"), (["AVX512_CORE_VNNI", "AVX2"], "SIGILL"), (["AVX512_CORE_BF16"], "=AVX512_CORE_BF16 for the")],
+)
+@pytest.mark.parametrize("name", ["openvino", "rtmlib, openvino"])
+def test_openvino_that_kills_its_process_is_told(
+    name: str, lives: list[str], told: str, model: BenchModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("rtmlib")
-    pytest.importorskip("openvino")
     from edgepose.benchmarks.peers import rtmlib_way
 
-    monkeypatch.setattr(rtmlib_way, "PROBE", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
-    with pytest.raises(UnavailableError, match="SIGILL"):
-        WAYS["rtmlib, openvino"](model, OPTIONS)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    for peer in (openvino_way(), rtmlib_way):
+        monkeypatch.setattr(peer, "PROBE", DIES.format(lives=lives))
+    with pytest.raises(UnavailableError, match=told) as caught:
+        WAYS[name](model, OPTIONS)
+    # Advice that is none: held to less than bf16, rtmlib's default would be emulated
+    advised = "AVX512_CORE_VNNI" in lives and name == "openvino"
+    assert ("ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI for the" in str(caught.value)) == advised
+
+
+def openvino_way() -> Any:
+    pytest.importorskip("openvino")
+    from edgepose.benchmarks.peers import openvino_way
+
+    return openvino_way
+
+
+@pytest.mark.parametrize(
+    ("limit", "refused"), [("avx512_core_vnni", True), ("AVX2", True), ("AVX512_CORE_BF16", False), ("", False)]
+)
+def test_bf16_that_would_be_emulated_is_no_time_of_rtmlib(
+    limit: str, refused: bool, model: BenchModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rtmlib")
+    from edgepose.benchmarks.peers import rtmlib_way
+
+    monkeypatch.setattr(rtmlib_way, "PROBE", "print('bf16')")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    if refused:
+        with pytest.raises(UnavailableError, match=f"ONEDNN_MAX_CPU_ISA={limit} makes it emulate"):
+            rtmlib_way._openvino_default(model.path, model.spec)
+    else:
+        assert rtmlib_way._openvino_default(model.path, model.spec) == "bf16"
+
+
+def test_how_processes_of_openvino_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = {0: "", 1: "", 0xC000001D: "illegal instruction", -1073741795: "illegal instruction"}
+    assert {code: openvino_probe._death(code) for code in codes} == codes
+    monkeypatch.setattr(openvino_probe, "TIMEOUT", 0.5)
+    with pytest.raises(UnavailableError, match=r"did not finish one run in 0\.5 s"):
+        openvino_probe.probe("import time; time.sleep(60)", ())
+    monkeypatch.setattr(openvino_probe, "TIMEOUT", 60)
+    assert openvino_probe.probe("raise ValueError('odd shapes')", ()) == ("", "ValueError: odd shapes", "")
+    held = openvino_probe.probe("import os, sys; print(os.environ['ONEDNN_MAX_CPU_ISA'], sys.argv[1])", ("x",), "AVX2")
+    assert held.told.split() == ["AVX2", "x"]
+
+
+def test_openvino_compiles_few_numbers_of_boxes_and_any_behind_them(
+    model: BenchModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_way(), "SIZES", 2)
+    network = openvino_way().StaticRequests(model.path, {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
+    images = np.random.default_rng(0).uniform(-1, 1, (5, 3, 128, 96)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(str(model.path), providers=["CPUExecutionProvider"]).run(
+        None, {"images": images}
+    )[0]
+    for count in (1, 2, 5, 3, 1):
+        # Heatmaps up to 1, float32 sums in another order: 6e-8 seen
+        np.testing.assert_allclose(network(images[:count]), expected[:count], atol=1e-5)
+    shapes = {size: request.model_inputs[0].partial_shape for size, request in network._requests.items()}
+    assert {size: shape.is_static for size, shape in shapes.items()} == {1: True, 2: True, 0: False}
+    assert shapes[2][0].get_length() == 2
+
+
+def test_openvino_runs_int8_of_the_exported_graph_where_it_refuses_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = openvino_way()
+    model, ours = blob_model(tmp_path), tmp_path / "ours.onnx"
+    monkeypatch.setattr(way, "model_file", lambda model, options: ours)
+    monkeypatch.setattr(way, "int8_as_exported", lambda model, cache: model.path)
+    monkeypatch.setattr(way, "_refusal", lambda path, size: "odd shapes" if path == ours else "")
+    opened = way.OpenVinoWay(model, WayOptions(threads=1, precision="int8"))
+    frame, _ = blob_frame()
+    assert opened(frame, BOXES)[0].shape == (len(BOXES), model.spec.num_keypoints, 2)
+    assert "INT8 of the graph as exported" in opened.version
+    with pytest.raises(UnavailableError, match="does not take the file: odd shapes"):
+        way.OpenVinoWay(model, WayOptions(threads=1))
+    monkeypatch.setattr(way, "_refusal", lambda path, size: "odd shapes")
+    with pytest.raises(UnavailableError, match="odd shapes"):
+        way.OpenVinoWay(model, WayOptions(threads=1, precision="int8"))
+
+
+def test_pytorch_keeps_its_own_number_of_threads(model: BenchModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from edgepose.benchmarks.peers import pytorch_way
+
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(pytorch_way, "session_threads", lambda options: options.threads)
+    assert pytorch_way.PyTorchWay(model, WayOptions()).version.endswith(", 7 threads")
+    assert asked == []
+    pytorch_way.PyTorchWay(model, WayOptions(threads=3))
+    assert asked == [3]
+
+
+def test_steps_keep_their_arrays(model: BenchModel) -> None:
+    frame, _ = blob_frame()
+    steps = opencv_steps.Steps(model.spec)
+    memory = []
+    for boxes in (BOXES[:1], BOXES, BOXES[1:], BOXES):
+        pictures, affines = steps.crop_pictures(frame, boxes)
+        images = steps.network_input(pictures)
+        plain, same = opencv_steps.crop_pictures(frame, boxes, model.spec)
+        np.testing.assert_array_equal(pictures, plain)
+        np.testing.assert_array_equal(affines, same)
+        np.testing.assert_array_equal(images, opencv_steps.network_input(plain, model.spec))
+        memory.append((pictures, images))
+    for kind in range(2):
+        assert not np.shares_memory(memory[0][kind], memory[1][kind])  # more boxes: grown
+        assert np.shares_memory(memory[1][kind], memory[2][kind])
+        assert np.shares_memory(memory[1][kind], memory[3][kind])
+
+
+@pytest.mark.parametrize("name", ["onnxruntime loop", "onnxruntime batched", "openvino"])
+def test_landmarks_outlive_the_next_call(name: str, model: BenchModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, _ = blob_frame()
+    way = opened(name, model, monkeypatch)
+    found = way(frame, BOXES)
+    kept = [each.copy() for each in found]
+    way(np.zeros_like(frame), BOXES + 5)
+    for each, copy in zip(found, kept, strict=True):
+        np.testing.assert_array_equal(each, copy)
 
 
 @pytest.mark.parametrize("enlarged", [2, 8])
