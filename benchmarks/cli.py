@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +13,8 @@ from rich.markup import escape
 from edgepose.console import console, messages
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from edgepose.benchmarks.records import Record
     from edgepose.benchmarks.ways import Selection
 
@@ -40,14 +42,15 @@ def register(app: typer.Typer) -> None:
     app.add_typer(bench_app, name="bench")
 
 
-def keep(record: Record, output: Path) -> None:
-    """Save a suite's record and draw its plots beside it; says where they are and what was noted."""
+def keep(record: Record, output: Path, print_table: Callable[[Record, Console], Any]) -> None:
+    """Save a suite's record, then show its table and notes, draw its plots beside it, and say where all are."""
+    paths = [record.save(output)]  # first of all: what took an hour must not be lost to a table
+    print_table(record, console)
     for note in record.notes:
         messages.print(f"[dim]{escape(note)}[/]", soft_wrap=True, highlight=False)
     from edgepose.benchmarks.plots import plot
     from edgepose.errors import MissingDependencyError
 
-    paths = [record.save(output)]
     try:
         paths += plot(record, output)
     except MissingDependencyError as error:
@@ -61,6 +64,9 @@ def turns(suite: str) -> Iterator[Any]:
     """A progress line for :func:`edgepose.benchmarks.timing.interleaved`: ``show(done, total, what)``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from edgepose.benchmarks.records import begin
+
+    begin()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=messages, transient=True) as bars:
         task = bars.add_task(suite, total=None)
@@ -88,8 +94,7 @@ def kernels_command(
 
     with turns("kernels") as progress:
         record = kernels.run(rounds=rounds or kernels.ROUNDS, quick=quick, progress=progress)
-    kernels.print_table(record, console)
-    keep(record, output)
+    keep(record, output, kernels.print_table)
 
 
 def check_device(device: str) -> str:
@@ -126,13 +131,12 @@ def startup_command(
 
     with turns("startup") as progress:
         record = startup.run(
-            models=tuple(model or (startup.MODELS[:1] if quick else startup.MODELS)),
+            models=tuple(dict.fromkeys(model or ()) or (startup.MODELS[:1] if quick else startup.MODELS)),
             rounds=rounds or (3 if quick else startup.ROUNDS),
             cold_runs=cold if cold is not None else 1 if quick else startup.COLD_RUNS,
             progress=progress,
         )
-    startup.print_table(record, console)
-    keep(record, output)
+    keep(record, output, startup.print_table)
 
 
 @bench_app.command("scaling")
@@ -151,13 +155,12 @@ def scaling_command(
     with turns("scaling") as progress:
         record = scaling.run(
             axes=tuple(axis or scaling.AXES),
-            models=tuple(model) if model else (QUICK_MODEL,) if quick else scaling.MODELS,
+            models=tuple(dict.fromkeys(model)) if model else (QUICK_MODEL,) if quick else scaling.MODELS,
             rounds=rounds or (1 if quick else scaling.ROUNDS),
             calls=10 if quick else memory.CALLS,
             progress=progress,
         )
-    scaling.print_table(record, console)
-    keep(record, output)
+    keep(record, output, scaling.print_table)
 
 
 @bench_app.command("settings")
@@ -173,14 +176,13 @@ def settings_command(
 
     with turns("settings") as progress:
         record = settings.run(
-            models=tuple(model) if model else (QUICK_MODEL,) if quick else settings.MODELS,
+            models=tuple(dict.fromkeys(model)) if model else (QUICK_MODEL,) if quick else settings.MODELS,
             boxes=settings.BOXES[:1] if quick else settings.BOXES,
             rounds=rounds or (2 if quick else settings.ROUNDS),
             labels=labels,
             progress=progress,
         )
-    settings.print_table(record, console)
-    keep(record, output)
+    keep(record, output, settings.print_table)
 
 
 @bench_app.command("accuracy")
@@ -199,15 +201,14 @@ def accuracy_command(
 
     with turns("accuracy") as progress:
         record = accuracy.run(
-            models=tuple(model) if model else (QUICK_MODEL,) if quick else accuracy.MODELS,
+            models=tuple(dict.fromkeys(model)) if model else (QUICK_MODEL,) if quick else accuracy.MODELS,
             labels=labels,
             engines=tuple(engine or ()),
             selection=Selection(ways=tuple(way or ())),
             rounds=rounds or (2 if quick else accuracy.ROUNDS),
             progress=progress,
         )
-    accuracy.print_table(record, console)
-    keep(record, output)
+    keep(record, output, accuracy.print_table)
 
 
 Boxes = Annotated[list[int] | None, typer.Option(min=1, help="How many on a frame; repeat it.")]
@@ -257,10 +258,13 @@ def latency_command(
         way, precision = way or list(QUICK_WAYS), precision or ["fp32"]
     selection = _selection(way, without, precision, peer, threads)
     with turns("latency") as progress:
-        models = [open_model(name) for name in model or ((QUICK_MODEL,) if quick else latency.MODELS)]
+        names = dict.fromkeys(model or ((QUICK_MODEL,) if quick else latency.MODELS))
+        models = [open_model(name) for name in names]
         record = latency.run(models, selection=selection, plan=plan, progress=progress)
-    latency.print_table(record, console)
-    keep(record, output)
+    keep(record, output, latency.print_table)
+    if not all(record.find(way="edgepose", model=one.name, precision="fp32", stage="total") for one in models):
+        messages.print("[bold red]error:[/] our own landmarks are others than the peers': see the notes above")
+        raise typer.Exit(1)
 
 
 @bench_app.command("throughput")
@@ -286,7 +290,7 @@ def throughput_command(
     if quick:
         way, precision = way or list(throughput.QUICK_WAYS), precision or ["fp32"]
     with turns("throughput") as progress:
-        names = model or ((QUICK_MODEL,) if quick else throughput.MODELS)
+        names = dict.fromkeys(model or ((QUICK_MODEL,) if quick else throughput.MODELS))
         record = throughput.run(
             [(name, open_model(name)) for name in names],
             selection=_selection(way, without, precision, peer, None),
@@ -295,8 +299,7 @@ def throughput_command(
             seconds=throughput.QUICK_SECONDS if quick else throughput.SECONDS,
             progress=progress,
         )
-    throughput.print_table(record, console)
-    keep(record, output)
+    keep(record, output, throughput.print_table)
 
 
 def _selection(
@@ -343,13 +346,13 @@ def compare_command(
     tolerance: Annotated[float, typer.Option(help="A change up to this part of the old figure is none.")] = 0.05,
     everything: Annotated[bool, typer.Option("--all", help="Show what stayed the same, too.")] = False,
 ) -> None:
-    """Hold a new result against an old one; exit code 1 where something got worse, beyond tolerance and chance."""
+    """Hold a new result against an old one; exit code 1 where ours got worse, beyond tolerance, chance and machine."""
     from edgepose.benchmarks.compare import compare, print_table
     from edgepose.benchmarks.records import Record
 
     comparison = compare(Record.read(old), Record.read(new), tolerance=tolerance)
     print_table(comparison, console, everything=everything)
-    if comparison.worse:
+    if comparison.worse or comparison.lost:
         raise typer.Exit(1)
 
 

@@ -5,13 +5,17 @@ that noise alone does not fail a build. Single numbers (landmark changes, memory
 they were measured, else none: then the tolerance decides. Fractions (PCK, mAP) are worse when they fall by more than
 half a hundredth: five per cent of them would be far too much to lose unseen.
 
-Only ours can regress. That a peer became slower is shown and fails nothing; what ours leads it by is ours.
+Only what ours takes from end to end is judged. Its stages explain, and peers are told: a peer that became faster is no
+regression of ours. But peers tell how fast the machine was: where their packages are the same in both records, ours is
+worse only if it is worse beside them, too. Where ours is missing from a place that others were timed at, because its
+landmarks had become others, it is lost, which is a regression.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgepose.benchmarks.records import Label, Record, Row
@@ -24,12 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["TOLERANCE", "Change", "Comparison", "compare", "print_table"]
 
 TOLERANCE = 0.05
-BUSY = 0.5  # load average for each core, beyond which something else was running
+BUSY = 0.5  # load average for each core when the run began, beyond which something else was running
 HIGHER_IS_BETTER = ("frames/s", "boxes/s")
 # What a statistic or figure begins with that lies between 0 and 1.
 FRACTIONS = ("PCK", "AUC", "mAP", "AP@", "recall", "precision", "category accuracy")
 FRACTION_TOLERANCE = 0.005
 SMALLEST = {"px": 0.01, "%": 0.5}  # differences of no consequence, whatever the quotient says
+TIMES = ("ms", "us", "s")
 MIDDLES = ("p50", "value", "mean", "median")  # the number of a row that stands for it, the first that there is
 Verdict = Literal["worse", "better", "same"]
 
@@ -43,7 +48,7 @@ class Change:
         old, new: its median, or its value.
         factor: new / old; above 1 the number grew. Infinite where old is 0.
         verdict: beyond the tolerance and beyond chance, or the same.
-        ours: not a peer's own figure.
+        judged: whether it can be a regression.
     """
 
     labels: Mapping[str, Label]
@@ -52,7 +57,7 @@ class Change:
     new: float
     factor: float
     verdict: Verdict
-    ours: bool = True
+    judged: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,18 +67,20 @@ class Comparison:
     Attributes:
         changes: of the rows in both, worst first.
         gone, added: rows that are in one only.
+        lost: ours in the old record, where the new one has others only, or says that its landmarks are others.
         warnings: why the two may not be comparable.
     """
 
     changes: tuple[Change, ...]
     gone: tuple[Row, ...]
     added: tuple[Row, ...]
+    lost: tuple[Row, ...]
     warnings: tuple[str, ...]
 
     @property
     def worse(self) -> list[Change]:
         """The regressions."""
-        return [change for change in self.changes if change.verdict == "worse" and change.ours]
+        return [change for change in self.changes if change.verdict == "worse" and change.judged]
 
 
 def compare(old: Record, new: Record, *, tolerance: float = TOLERANCE) -> Comparison:
@@ -92,8 +99,9 @@ def compare(old: Record, new: Record, *, tolerance: float = TOLERANCE) -> Compar
     if not 0 <= tolerance < 1:
         raise InputError(f"tolerance is a part of the old number, from 0 to below 1, got {tolerance}")
     before, after = _by_labels(old), _by_labels(new)
+    machine = _machine(before, after) if _versions(old) == _versions(new) else {}
     changes = [
-        _change(part, other, tolerance)
+        _change(part, other, tolerance, machine.get(_place(row), 1.0))
         for key, row in after.items()
         if key in before
         for part, other in _parts(before[key], row)
@@ -105,7 +113,8 @@ def compare(old: Record, new: Record, *, tolerance: float = TOLERANCE) -> Compar
         tuple(changes),
         tuple(row for key, row in before.items() if key not in after),
         tuple(row for key, row in after.items() if key not in before),
-        tuple(_warnings(old, new)),
+        tuple(_lost(before, after)),
+        tuple(_warnings(old, new) + _slower(machine, tolerance)),
     )
 
 
@@ -126,16 +135,15 @@ def print_table(comparison: Comparison, console: Console, *, everything: bool = 
                 old,
                 new,
                 f"{change.factor:.3f}",
-                marks[change.verdict] if change.ours else f"{change.verdict}, a peer",
+                marks[change.verdict] if change.judged else f"{change.verdict}, told",
             )
         console.print(table)
-    count = len(comparison.changes)
-    ours = [change for change in comparison.changes if change.ours]
-    worse, better = len(comparison.worse), sum(change.verdict == "better" for change in ours)
-    peers = f"; {count - len(ours)} of peers, which are not judged" if count > len(ours) else ""
-    console.print(
-        f"{len(ours)} figures compared: {worse} worse, {better} better, {len(ours) - worse - better} the same{peers}"
-    )
+    judged = [change for change in comparison.changes if change.judged]
+    worse, better = len(comparison.worse), sum(change.verdict == "better" for change in judged)
+    same, told = len(judged) - worse - better, len(comparison.changes) - len(judged)
+    console.print(f"{len(judged)} figures judged: {worse} worse, {better} better, {same} the same; {told} told")
+    for row in comparison.lost:
+        console.print(f"[red]lost: {escape(str(dict(row.labels)))}, see the notes of the new record[/]", soft_wrap=True)
     for what, rows in (("only in the old record", comparison.gone), ("only in the new record", comparison.added)):
         if rows:
             console.print(f"{len(rows)} {what}, for instance {escape(str(dict(rows[0].labels)))}", highlight=False)
@@ -146,7 +154,7 @@ def print_table(comparison: Comparison, console: Console, *, everything: bool = 
 def _by_labels(record: Record) -> dict[tuple[Any, ...], Row]:
     rows: dict[tuple[Any, ...], Row] = {}
     for row in (row for row in record.rows if "curve" not in row.labels):  # drawn, and neither better nor worse
-        key = (row.unit, *sorted(row.labels.items()))
+        key = (row.unit, *sorted(item for item in row.labels.items() if item[0] != "unequal"))
         if key in rows:
             raise InputError(f"the record of {record.suite} has two rows of {dict(row.labels)} in {row.unit}")
         rows[key] = row
@@ -164,17 +172,20 @@ def _parts(old: Row, new: Row) -> list[tuple[Row, Row]]:
     ]
 
 
-def _change(old: Row, new: Row, tolerance: float) -> Change:
+def _change(old: Row, new: Row, tolerance: float, machine: float) -> Change:
+    """``machine``: how many times as long as before its peers took there."""
     before, after = _number(old), _number(new)
     factor = after / before if before else float("inf") if after else 1.0
-    grew, shrank = factor > 1 + tolerance, factor < 1 / (1 + tolerance)
+    machine = machine if _is_judged(new) else 1.0
+    grew = min(factor, factor / machine) > 1 + tolerance
+    shrank = max(factor, factor / machine) < 1 / (1 + tolerance)
     apart = _apart(old.values, new.values) and abs(after - before) > SMALLEST.get(old.unit, 0)
     verdict: Verdict = "same"
     if _is_fraction(new):
         apart, grew, shrank = True, after > before + FRACTION_TOLERANCE, after < before - FRACTION_TOLERANCE
     if apart and (grew or shrank):
         verdict = "better" if grew == _higher_is_better(new) else "worse"
-    return Change(new.labels, new.unit, before, after, factor, verdict, _is_ours(new))
+    return Change(new.labels, new.unit, before, after, factor, verdict, _is_judged(new))
 
 
 def _number(row: Row) -> float:
@@ -199,9 +210,49 @@ def _is_lead(row: Row) -> bool:
 
 
 def _is_ours(row: Row) -> bool:
-    """Leads, what ours does, and what is no way's at all."""
-    way = str(row.labels.get("way", row.labels.get("engine", OURS)))
-    return way.startswith(OURS) or _is_lead(row)
+    """What ours does, and what is no way's at all."""
+    return str(row.labels.get("way", row.labels.get("engine", OURS))).startswith(OURS)
+
+
+def _is_judged(row: Row) -> bool:
+    """What ours takes as a whole: no stage, no step before the end, no lead, which is the peer's doing, too."""
+    labels = row.labels
+    whole = labels.get("stage", "total") == "total" and labels.get("step", "first result") == "first result"
+    return whole and _is_ours(row) and not _is_lead(row)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """What was done, whoever did it."""
+    return (row.unit, *sorted(item for item in row.labels.items() if item[0] not in {"way", "precision", "unequal"}))
+
+
+def _machine(before: Mapping[Any, Row], after: Mapping[Any, Row]) -> dict[tuple[Any, ...], float]:
+    """By place how many times as long as before the peers took, in the middle."""
+    factors: dict[tuple[Any, ...], list[float]] = {}
+    for key, row in after.items():
+        theirs = row.unit in TIMES and not _is_ours(row) and not _is_lead(row)
+        if theirs and key in before and _number(before[key]):
+            factors.setdefault(_place(row), []).append(_number(row) / _number(before[key]))
+    return {place: median(found) for place, found in factors.items()}
+
+
+def _slower(machine: Mapping[Any, float], tolerance: float) -> list[str]:
+    """What to say where the peers took longer, or less, all in all."""
+    if not machine or 1 / (1 + tolerance) <= (factor := median(machine.values())) <= 1 + tolerance:
+        return []
+    return [f"the peers took {factor:.2f} times as long as before: so much of the change is the machine's"]
+
+
+def _lost(before: Mapping[Any, Row], after: Mapping[Any, Row]) -> list[Row]:
+    """Ours that fell out of a place which the new record has."""
+    places = {_place(row) for row in after.values() if not _is_ours(row)}
+    mine = {key: row for key, row in before.items() if _is_judged(row) and "way" in row.labels}
+    gone = [row for key, row in mine.items() if key not in after and _place(row) in places]
+    return gone + [
+        after[key]
+        for key, row in mine.items()
+        if key in after and "unequal" in after[key].labels and "unequal" not in row.labels
+    ]
 
 
 def _higher_is_better(row: Row) -> bool:
@@ -212,6 +263,12 @@ def _higher_is_better(row: Row) -> bool:
 def _badness(change: Change) -> tuple[int, float]:
     order = {"worse": 2, "better": 1, "same": 0}[change.verdict]
     return order, max(change.factor, 1 / change.factor if change.factor else float("inf"))
+
+
+def _versions(record: Record) -> dict[str, str]:
+    """Of all packages but this one."""
+    versions = record.environment.get("versions", {})
+    return {package: version for package, version in versions.items() if package != "edgepose"}
 
 
 def _warnings(old: Record, new: Record) -> list[str]:
@@ -226,14 +283,20 @@ def _warnings(old: Record, new: Record) -> list[str]:
         for name in names
         if before.get(name) != after.get(name)
     ]
-    versions = [dict(environment.get("versions", {})) for environment in (before, after)]
+    versions = _versions(old), _versions(new)
     for package in sorted(set(versions[0]) | set(versions[1])):
-        if package != "edgepose" and versions[0].get(package) != versions[1].get(package):
-            then, now = (version.get(package, "absent") for version in versions)
+        then, now = (version.get(package, "absent") for version in versions)
+        if then != now:
             found.append(f"{package}: {then} then, {now} now")
+    cpus = [dict(environment.get("cpu", {})) for environment in (before, after)]
+    for name in ("usable", "governor", "flags"):
+        then, now = (cpu.get(name) for cpu in cpus)
+        if then != now:
+            found.append(f"the processor's {name}: {then} then, {now} now")
+    if (then := before.get("variables", {})) != (now := after.get("variables", {})):
+        found.append(f"variables of the environment: {then} then, {now} now")
     for when, environment in (("old", before), ("new", after)):
         loads, cores = environment.get("load_average") or [0.0], environment.get("cpu", {}).get("cores") or 1
-        # the suite itself keeps all cores busy: only what goes beyond that is somebody else
-        if loads[0] > cores * (1 + BUSY):
+        if loads[0] > cores * BUSY:
             found.append(f"the {when} record was made on a busy machine: load {loads[0]} on {cores} cores")
     return found

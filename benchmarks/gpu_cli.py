@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from edgepose.benchmarks.cli import keep, turns
-from edgepose.console import console
 from edgepose.errors import EngineError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -63,8 +62,7 @@ def run_on_gpu(
         measure, show = partial(module.run, [open_model(name) for name in models]), module.print_table
     with turns(f"{suite} on the GPU") as progress:
         record: Record = measure(**options, progress=progress)
-    show(record, console)
-    keep(record, output)
+    keep(record, output, show)
     if any(note.startswith("failed") for note in record.notes):
         raise typer.Exit(1)
 

@@ -20,7 +20,7 @@ from typing import Any
 from edgepose.errors import InputError
 from edgepose.files import write_atomically
 
-__all__ = ["SCHEMA_VERSION", "Label", "Record", "Row", "cpu_facts", "make_record"]
+__all__ = ["SCHEMA_VERSION", "Label", "Record", "Row", "begin", "cpu_facts", "make_record"]
 
 SCHEMA_VERSION = 1
 Label = str | int | float
@@ -37,7 +37,8 @@ PACKAGES = (
 )
 GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 # What decides how fast convolutions are, as Linux names it
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8")
+FLAGS += ("asimd", "asimddp", "i8mm", "sve")
 # Variables of the environment that change how fast libraries are
 VARIABLES = ("ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY")
 ROOT = Path(__file__).parent.parent
@@ -129,28 +130,54 @@ class Record:
         return cls(content["suite"], content["device"], content["environment"], rows, tuple(content["notes"]))
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What is to be known of the moment at which a run began."""
+
+    commit: str | None
+    date: str
+    load: list[float]
+
+    @classmethod
+    def now(cls) -> _Start:
+        date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        load = [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else []
+        return cls(_git_commit(), date, load)
+
+
+_begun: list[_Start] = []
+
+
+def begin() -> None:
+    """A run begins: its record will have the commit, the date and the load of now, not those of its end."""
+    _begun[:] = [_Start.now()]
+
+
 def make_record(
     suite: str, rows: Iterable[Row], *, notes: Iterable[str] = (), gpu: Mapping[str, Any] | None = None
 ) -> Record:
-    """A record of this machine, now.
+    """A record of this machine, now; of commit, date and load as they were at the last :func:`begin`.
 
     Args:
         suite: its name; the command in the record is that of this process.
         rows, notes: see :class:`Record`.
         gpu: facts of the GPU that was measured, its name as ``name``; None: the processor was.
     """
-    cpu = cpu_facts()
+    cpu, end = cpu_facts(), _Start.now()
+    start = _begun[0] if _begun else end
+    if start.commit != end.commit:
+        notes = [*notes, f"the checkout changed during the run: {start.commit} at its start, {end.commit} at its end"]
     names = PACKAGES + (GPU_PACKAGES if gpu else ())
     environment: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": _git_commit(),
+        "date": start.date,
+        "commit": start.commit,
         "command": _command(),
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.machine()}",
         "versions": {name: found for name in names if (found := _version(name))},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "cpu": cpu,
-        "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
+        "load_average": start.load,
     }
     if gpu:
         environment["gpu"] = dict(gpu)
@@ -213,7 +240,7 @@ def _git_commit() -> str | None:
     try:
         commit = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         changes = subprocess.run(
-            [*run, "status", "--porcelain", "--", "edgepose", "kernels", "benchmarks/*.py"],
+            [*run, "status", "--porcelain", "--", "edgepose", "kernels", "benchmarks/*.py", "benchmarks/models"],
             capture_output=True,
             text=True,
             check=True,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepose.benchmarks.cli import OUTPUT, Models, Output, Quick, Rounds, keep, turns
-from edgepose.console import console
 
 if TYPE_CHECKING:
     from edgepose.benchmarks.streams import Clip
@@ -66,8 +65,7 @@ def streams_command(
     with turns("streams") as progress:
         progress(0, 1, "the clip")
         record = streams.run(_clip(video, quick), files=files, plan=plan, progress=progress)
-    streams.print_table(record, console)
-    keep(record, output)
+    keep(record, output, streams.print_table)
 
 
 def _clip(video: Path | None, quick: bool) -> Clip:
@@ -98,8 +96,7 @@ def tracking_command(
     shown = tracking.Video(video, model, spec, detector, detector_spec) if video else None
     with turns("tracking") as progress:
         record = tracking.run(plan, video=shown, progress=progress)
-    tracking.print_table(record, console)
-    keep(record, output)
+    keep(record, output, tracking.print_table)
 
 
 def detection_command(
@@ -122,8 +119,7 @@ def detection_command(
             resamples=detection.QUICK_RESAMPLES if quick else detection.RESAMPLES,
             progress=progress,
         )
-    detection.print_table(record, console)
-    keep(record, output)
+    keep(record, output, detection.print_table)
 
 
 def robustness_command(
@@ -142,8 +138,7 @@ def robustness_command(
             photos=robustness.QUICK_PHOTOS if quick else None,
             progress=progress,
         )
-    robustness.print_table(record, console)
-    keep(record, output)
+    keep(record, output, robustness.print_table)
 
 
 def data_loading_command(output: Output = OUTPUT, rounds: Rounds = None, quick: Quick = False) -> None:
@@ -156,8 +151,7 @@ def data_loading_command(output: Output = OUTPUT, rounds: Rounds = None, quick: 
     plan = data_loading.Plan.quick() if quick else data_loading.Plan()
     with turns("data loading") as progress:
         record = data_loading.run(replace(plan, rounds=rounds or plan.rounds), progress=progress)
-    data_loading.print_table(record, console)
-    keep(record, output)
+    keep(record, output, data_loading.print_table)
 
 
 @contextmanager

@@ -77,13 +77,13 @@ def test_rows_of_several_figures_are_compared_one_by_one():
 
 
 def test_worst_first_and_rows_of_one_record_are_told():
-    old = record(time(100, way="a"), time(100, way="b"), time(100, way="c"), time(5, way="gone"))
-    new = record(time(120, way="a"), time(150, way="b"), time(50, way="c"), time(7, way="added"))
+    old = record(time(100, model="a"), time(100, model="b"), time(100, model="c"), time(5, model="gone"))
+    new = record(time(120, model="a"), time(150, model="b"), time(50, model="c"), time(7, model="added"))
     comparison = compare(old, new)
-    assert [change.labels["way"] for change in comparison.changes] == ["b", "a", "c"]
-    assert [change.labels["way"] for change in comparison.worse] == ["b", "a"]
-    assert [row.labels["way"] for row in comparison.gone] == ["gone"]
-    assert [row.labels["way"] for row in comparison.added] == ["added"]
+    assert [change.labels["model"] for change in comparison.changes] == ["b", "a", "c"]
+    assert [change.labels["model"] for change in comparison.worse] == ["b", "a"]
+    assert [row.labels["model"] for row in comparison.gone] == ["gone"]
+    assert [row.labels["model"] for row in comparison.added] == ["added"]
 
 
 def test_what_makes_two_records_hard_to_compare_is_told():
@@ -131,16 +131,46 @@ def test_the_table_names_what_changed():
     print_table(comparison, Console(file=stream, width=200))
     assert "a [x]" in stream.getvalue()
     assert "2.000" in stream.getvalue()
-    assert "1 figures compared: 1 worse" in stream.getvalue()
+    assert "1 figures judged: 1 worse" in stream.getvalue()
 
 
-def test_a_peer_that_became_slower_is_shown_and_no_regression():
+def test_peers_leads_and_stages_are_told_and_not_judged():
     stream = StringIO()
-    lead = ({"way": "rtmlib", "stage": "total", "against": "edgepose"}, "ratio")
-    rows = [[time(100), time(p50, way="rtmlib"), Row(*lead, {"value": p50 / 100})] for p50 in (150, 200)]
-    slower, faster = compare(record(*rows[0]), record(*rows[1])), compare(record(*rows[1]), record(*rows[0]))
-    print_table(slower, Console(file=stream, width=200))
-    assert slower.worse == []
-    assert "worse, a peer" in stream.getvalue()
-    assert "2 figures compared: 0 worse, 1 better, 1 the same; 1 of peers" in stream.getvalue()
-    assert [change.unit for change in faster.worse] == ["ratio"]  # what ours leads it by is ours
+    lead = Row({"way": "edgepose", "stage": "total", "against": "rtmlib"}, "ratio", {"value": 2.0})
+    old = [time(100), time(200, way="rtmlib"), lead, time(5, stage="crop"), time(9, step="import numpy")]
+    less = Row(lead.labels, "ratio", {"value": 1.0})
+    new = [time(100), time(100, way="rtmlib"), less, time(9, stage="crop"), time(20, step="import numpy")]
+    found = compare(record(*old), record(*new))
+    assert found.worse == []
+    print_table(found, Console(file=stream, width=200))
+    assert "worse, told" in stream.getvalue()
+    assert "1 figures judged: 0 worse, 0 better, 1 the same; 4 told" in stream.getvalue()
+
+
+def test_peers_tell_how_fast_the_machine_was():
+    old = record(time(100), time(200, way="rtmlib"), time(300, way="openvino"))
+    slow = record(time(150), time(310, way="rtmlib"), time(440, way="openvino"))
+    found = compare(old, slow)
+    assert found.worse == []
+    assert any("the peers took 1.51 times as long" in text for text in found.warnings)
+    worse = record(time(200), time(310, way="rtmlib"), time(440, way="openvino"))
+    assert [change.new for change in compare(old, worse).worse] == [200]
+    other = record(time(150), time(310, way="rtmlib"), versions={"numpy": "2.5.0"})  # their code changed: no measure
+    assert [change.new for change in compare(old, other).worse] == [150]
+
+
+def test_ours_that_fell_out_is_a_regression():
+    peer = time(200, way="rtmlib")
+    found = compare(record(time(100), peer), record(peer))
+    assert [row.labels["way"] for row in found.lost] == ["edgepose"]
+    assert compare(record(time(100), time(100, boxes=16), peer), record(time(100), peer)).lost == ()  # fewer places
+    unequal = compare(record(time(100), peer), record(time(100, unequal="yes"), peer))
+    assert [row.labels["unequal"] for row in unequal.lost] == ["yes"]
+
+
+def test_the_command_fails_where_ours_is_lost(tmp_path):
+    peer = time(200, way="rtmlib")
+    paths = [record(*rows).save(tmp_path / name) for name, rows in (("old", (time(100), peer)), ("new", (peer,)))]
+    result = CliRunner().invoke(app, ["bench", "compare", *map(str, paths)])
+    assert result.exit_code == 1
+    assert "lost:" in result.output

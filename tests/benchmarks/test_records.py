@@ -162,3 +162,17 @@ def test_value_wants_exactly_one_row():
 def test_file_names_are_of_suite_and_device():
     assert example_records.record("data-loading", []).file_name == "data-loading--example-cpu-9000.json"
     assert SCHEMA["properties"]["schema"]["const"] == records.SCHEMA_VERSION
+
+
+def test_commit_and_load_are_those_of_the_beginning(monkeypatch):
+    loads = iter([(0.25, 0.5, 0.5), (9.0, 9.0, 9.0), (9.0, 9.0, 9.0)])
+    commits = iter(["aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr(records.os, "getloadavg", lambda: next(loads), raising=False)
+    monkeypatch.setattr(records, "_git_commit", lambda: next(commits))
+    monkeypatch.setattr(records, "_begun", [])
+    records.begin()
+    first, second = records.make_record("latency", []), records.make_record("latency", [])
+    assert first.environment["load_average"] == [0.25, 0.5, 0.5]
+    assert first.notes == ()
+    assert second.environment["commit"] == "aaaa"
+    assert second.notes == ("the checkout changed during the run: aaaa at its start, bbbb at its end",)
