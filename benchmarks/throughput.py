@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_WAYS", "MODELS", "Arrangement", "arrangements", "print_table", "run"]
 
 MODELS = ("resnet50",)
-DEFAULT_WAYS = (OURS, "pytorch", "rtmlib", "onnxruntime batched")
+DEFAULT_WAYS = (OURS, "pytorch, frozen", "rtmlib", "onnxruntime batched")
 QUICK_WAYS = (OURS, "onnxruntime batched")
 FRAME, BOXES, FRAMES_IN_A_CALL = "1080p", (8,), 4
 COMPARED, SEEDS = 16, range(6)  # boxes and scenes whose landmarks are compared

@@ -217,6 +217,7 @@ def _openvino(model: BenchModel, options: WayOptions) -> Way:
 WAYS: dict[str, Factory] = {
     OURS: EdgePose,
     "pytorch": _pytorch,
+    "pytorch, channels last": partial(_pytorch, mode="channels last"),
     "pytorch, frozen": partial(_pytorch, mode="frozen"),
     "pytorch, compiled": partial(_pytorch, mode="compiled"),
     "rtmlib": _rtmlib,

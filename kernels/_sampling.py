@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,6 +19,7 @@ COORDINATE_BITS = 10  # OpenCV 4 rounds the two terms of a coordinate to 1/1024 
 FRACTION_BITS = 5  # ... and their sum to 1/32 px
 WEIGHT_BITS = 15  # the four weights of a pixel sum to 2**15
 AT_ONCE = 8  # crops: those of 256x192 px then take 3.6 MB, which stay in a cache, and 5 threads may share them
+MOST_KEPT = 1 << 23  # bytes
 REMAP_LIMIT = 32766  # cv2.remap takes coordinates as int16, so frames and crops must stay below 2**15 - 1
 SANE_COORDINATE = float(1 << 50)  # beyond this float64 no longer resolves 1/1024 px; far outside of any frame
 
@@ -111,12 +113,10 @@ def _sample_by_remap(
     """cv2.remap with integer maps is the second half of OpenCV 4's warpAffine.
 
     Crops of one image that follow each other become one tall picture: OpenCV gives each thread 2**16 pixels, so that
-    a crop alone would be the work of one. All share its memory: to get fresh memory takes longer than to fill it.
+    a crop alone would be the work of one.
     """
     at_once = min(AT_ONCE, len(inverses), max(1, REMAP_LIMIT // height))
-    cells = np.empty((at_once, height, width, 2), np.int16)  # x, y
-    fractions = np.empty((at_once, height, width), np.uint16)  # y, x
-    levels = np.empty((at_once, height, width, 3), np.uint8)
+    cells, fractions, levels = _scratch(at_once, height, width)
     pairs = cells.view(np.int32)[..., 0]
     shown: Image | None = None  # what the crops look at whose maps are written ...
     waiting = 0  # ... and how many they are
@@ -147,6 +147,24 @@ def _sample_by_remap(
         shown, waiting = image, waiting + 1
     if waiting:
         yield from sampled()
+
+
+_kept = threading.local()
+
+
+def _scratch(count: int, height: int, width: int) -> tuple[NDArray[np.int16], NDArray[np.uint16], NDArray[np.uint8]]:
+    """For ``count`` crops: cells (count, h, w, 2) of x and y, fractions (count, h, w), levels (count, h, w, 3).
+
+    Each thread keeps them, up to MOST_KEPT, for its next crops of that size: to get fresh memory takes longer than to
+    fill it. Nothing of them is left when :func:`sample_crops` ends.
+    """
+    arrays: tuple[NDArray[np.int16], NDArray[np.uint16], NDArray[np.uint8]] | None = getattr(_kept, "arrays", None)
+    if arrays is None or len(arrays[0]) < count or arrays[0].shape[1:3] != (height, width):
+        shape = (count, height, width)
+        arrays = np.empty((*shape, 2), np.int16), np.empty(shape, np.uint16), np.empty((*shape, 3), np.uint8)
+        _kept.arrays = arrays if sum(array.nbytes for array in arrays) <= MOST_KEPT else None
+    cells, fractions, levels = arrays
+    return cells[:count], fractions[:count], levels[:count]
 
 
 def _each_map_parts(inverses: NDArray[np.float64], width: int, height: int) -> Iterator[tuple[NDArray[Any], ...]]:

@@ -7,13 +7,14 @@ the points go back to the frame. The network is the one that the ONNX file was e
 known, its nodes one by one.
 
 Choices in its favour: no flip test (MMPose's configurations switch it on, which doubles the time), no data samples and
-no registry between the steps, one normalisation for the whole batch, inference mode, weights channels-last,
-which oneDNN does not have to reorder; as many threads as PyTorch takes by itself, but no more than the process may use.
-And two ways that MMPose does not have:
+no registry between the steps, one normalisation for the whole batch, inference mode; as many threads as PyTorch takes
+by itself, but no more than the process may use. And three ways that MMPose does not have:
 
-    frozen      torch.jit: traced, batch normalisation folded, handed to oneDNN block by block
-    compiled    torch.compile, for any number of boxes; compiling takes minutes, so it takes part where it is asked for.
-                Its option to freeze weights stays off: heatmaps of our ResNet-50 were then wrong (PyTorch 2.13, CPU)
+    channels last    the same with weights and images channels-last, which oneDNN does not have to reorder
+    frozen           torch.jit: traced, batch normalisation folded, handed to oneDNN block by block
+    compiled         torch.compile, channels-last, for any number of boxes; compiling takes minutes, so it takes part
+                     where it is asked for. Its option to freeze weights stays off: heatmaps of our ResNet-50 were then
+                     wrong (PyTorch 2.13, CPU)
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class PyTorchWay:
         self.version = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
         self._spec = model.spec
         self._mean, self._std = torch.tensor([model.spec.mean, model.spec.std], dtype=torch.float32).view(2, 1, 3, 1, 1)
-        self._layout = torch.contiguous_format if mode == "frozen" else torch.channels_last
+        last = mode in {"channels last", "compiled"}
+        self._layout = torch.channels_last if last else torch.contiguous_format
         network = _network(model).to(memory_format=self._layout)
         if mode == "frozen":
             width, height = model.spec.input_size
