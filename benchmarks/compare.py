@@ -288,13 +288,12 @@ def _warnings(old: Record, new: Record) -> list[str]:
         then, now = (version.get(package, "absent") for version in versions)
         if then != now:
             found.append(f"{package}: {then} then, {now} now")
-    cpus = [dict(environment.get("cpu", {})) for environment in (before, after)]
-    for name in ("usable", "governor", "flags"):
-        then, now = (cpu.get(name) for cpu in cpus)
-        if then != now:
-            found.append(f"the processor's {name}: {then} then, {now} now")
-    if (then := before.get("variables", {})) != (now := after.get("variables", {})):
-        found.append(f"variables of the environment: {then} then, {now} now")
+    parts = [{**environment.get("cpu", {}), **environment} for environment in (before, after)]
+    found += [
+        f"{name}: {parts[0].get(name)} then, {parts[1].get(name)} now"
+        for name in ("usable", "governor", "flags", "variables")
+        if (parts[0].get(name) or None) != (parts[1].get(name) or None)
+    ]
     for when, environment in (("old", before), ("new", after)):
         loads, cores = environment.get("load_average") or [0.0], environment.get("cpu", {}).get("cores") or 1
         if loads[0] > cores * BUSY:

@@ -37,8 +37,8 @@ PACKAGES = (
 )
 GPU_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 # What decides how fast convolutions are, as Linux names it
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8")
-FLAGS += ("asimd", "asimddp", "i8mm", "sve")
+FLAGS: tuple[str, ...] = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni")
+FLAGS += ("amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 # Variables of the environment that change how fast libraries are
 VARIABLES = ("ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY")
 ROOT = Path(__file__).parent.parent

@@ -165,8 +165,8 @@ def record(frames: Iterable[Frame], find: Find, spec: ModelSpec, fps: float, eve
     if not rows:
         raise InputError("no object was found in the clip: there is nothing to follow")
     longest = max(rows.values(), key=len)
-    raw, smoothed, scores, boxes = (np.array(column) for column in zip(*longest, strict=True))
-    return Recording(raw, smoothed, scores, boxes, detections, len(rows))
+    paths, filtered, scores, boxes = (np.array(column) for column in zip(*longest, strict=True))
+    return Recording(paths, filtered, scores, boxes, detections, len(rows))
 
 
 # Measures -----------------------------------------------------------------------------------------------

@@ -118,11 +118,11 @@ def _sample_by_remap(
     at_once = min(AT_ONCE, len(inverses), max(1, REMAP_LIMIT // height))
     cells, fractions, levels = _scratch(at_once, height, width)
     pairs = cells.view(np.int32)[..., 0]
-    shown: Image | None = None  # what the crops look at whose maps are written ...
+    shown: Image = np.empty(0, np.uint8)  # what the crops look at whose maps are written ...
     waiting = 0  # ... and how many they are
 
     def sampled() -> NDArray[np.uint8]:
-        tall = cv2.remap(  # type: ignore[call-overload]  # cv2's stubs know no dtype
+        tall = cv2.remap(
             shown,
             cells[:waiting].reshape(waiting * height, width, 2),
             fractions[:waiting].reshape(waiting * height, width),
@@ -131,7 +131,7 @@ def _sample_by_remap(
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=0,
         )
-        return tall.reshape(waiting, height, width, 3)  # type: ignore[no-any-return]
+        return tall.reshape(waiting, height, width, 3)  # type: ignore[return-value]  # cv2's stubs know no dtype
 
     upright = not (inverses[:, 0, 1].any() or inverses[:, 1, 0].any())
     maps = _map_parts(inverses, width, height) if upright else _each_map_parts(inverses, width, height)

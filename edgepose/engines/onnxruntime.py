@@ -137,7 +137,8 @@ def _open(path: Path, spec: Spec | None, threads: int | None, kind: Kind) -> tup
 
 def _weight_bytes(model: onnx.ModelProto) -> int:
     """At most: as if all weights were float32."""
-    return 4 * sum(prod(tensor.dims) for tensor in model.graph.initializer)
+    size: int = 4 * sum(prod(tensor.dims) for tensor in model.graph.initializer)
+    return size
 
 
 def _mentions(path: Path, word: bytes) -> bool:
