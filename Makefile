@@ -27,17 +27,12 @@ sanitize-gpu:  ## the kernels' GPU tests under compute-sanitizer, for memory err
 	compute-sanitizer --tool memcheck --error-exitcode 9 $(PYTHON) -m pytest -q tests/gpu/test_kernels_gpu.py
 	compute-sanitizer --tool racecheck --error-exitcode 9 $(PYTHON) -m pytest -q tests/gpu/test_kernels_gpu.py
 
-bench:  ## writes benchmarks/results/{latency,kernels,...}--DEVICE.json
-	$(BENCH) latency $(RESULTS)
-	$(BENCH) throughput $(RESULTS)
-	$(BENCH) kernels $(RESULTS)
-	$(BENCH) scaling $(RESULTS)
-	$(BENCH) startup $(RESULTS)
-	$(BENCH) settings $(RESULTS)
-	$(BENCH) accuracy $(RESULTS)
-	$(BENCH) streams $(RESULTS)
-	$(BENCH) tracking $(RESULTS)
-	$(BENCH) data-loading $(RESULTS)
+bench:  ## writes benchmarks/results/{latency,kernels,...}--DEVICE.json; a suite that fails does not end the others
+	@status=0; \
+	for suite in latency throughput kernels scaling startup settings accuracy streams tracking data-loading; do \
+	    $(BENCH) $$suite $(RESULTS) || status=1; \
+	done; \
+	exit $$status
 
 # Each suite saves after each of its parts, and has its share of eight minutes: a failure or the time's end costs no more
 # than what was not yet measured.

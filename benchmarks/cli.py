@@ -238,6 +238,7 @@ def latency_command(
 ) -> None:
     """From a frame and boxes to landmarks, ours beside others', ours also by stage. Landmarks are compared first."""
     if check_device(device) == "cuda":
+        _only_on_the_cpu(frame=frame, way=way, without=without, peer=peer, threads=threads, unequal=unequal)
         _on_gpu("latency", output, rounds, quick, model, boxes, precision)
         return
     from dataclasses import replace
@@ -282,6 +283,7 @@ def throughput_command(
 ) -> None:
     """Frames a second: one network on all cores, or several with a share each, as threads or as processes."""
     if check_device(device) == "cuda":
+        _only_on_the_cpu(way=way, without=without, peer=peer)
         _on_gpu("throughput", output, rounds, quick, model, boxes, precision)
         return
     from edgepose.benchmarks import throughput
@@ -300,6 +302,14 @@ def throughput_command(
             progress=progress,
         )
     keep(record, output, throughput.print_table)
+
+
+def _only_on_the_cpu(**options: Any) -> None:
+    """Raises InputError for options that a GPU's suite would silently ignore."""
+    from edgepose.errors import InputError
+
+    if given := [f"--{name}" for name, value in options.items() if value]:
+        raise InputError(f"{', '.join(given)}: on the CPU only; leave it out, or --device cuda")
 
 
 def _selection(

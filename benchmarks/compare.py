@@ -29,7 +29,7 @@ __all__ = ["TOLERANCE", "Change", "Comparison", "compare", "print_table"]
 
 TOLERANCE = 0.05
 BUSY = 0.5  # load average for each core when the run began, beyond which something else was running
-HIGHER_IS_BETTER = ("frames/s", "boxes/s")
+HIGHER_IS_BETTER = ("frames/s", "boxes/s", "IoU")
 # What a statistic or figure begins with that lies between 0 and 1.
 FRACTIONS = ("PCK", "AUC", "mAP", "AP@", "recall", "precision", "category accuracy")
 FRACTION_TOLERANCE = 0.005
@@ -215,10 +215,15 @@ def _is_ours(row: Row) -> bool:
 
 
 def _is_judged(row: Row) -> bool:
-    """What ours takes as a whole: no stage, no step before the end, no lead, which is the peer's doing, too."""
+    """What ours does as a whole: no stage or step, no lead or difference to others, which is their doing, too."""
     labels = row.labels
     whole = labels.get("stage", "total") == "total" and labels.get("step", "first result") == "first result"
-    return whole and _is_ours(row) and not _is_lead(row)
+    return whole and _is_ours(row) and not _is_lead(row) and not _is_a_fact(row) and "against" not in labels
+
+
+def _is_a_fact(row: Row) -> bool:
+    """What was shown, not how well it was done: speeds of garments, numbers of objects, sizes of files."""
+    return row.unit in {"count", "kB", "sizes/s"} or row.labels.get("figure") == "object's size"
 
 
 def _place(row: Row) -> tuple[Any, ...]:

@@ -240,7 +240,17 @@ def _git_commit() -> str | None:
     try:
         commit = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         changes = subprocess.run(
-            [*run, "status", "--porcelain", "--", "edgepose", "kernels", "benchmarks/*.py", "benchmarks/models"],
+            [
+                *run,
+                "status",
+                "--porcelain",
+                "--",
+                "edgepose",
+                "kernels",
+                "training",
+                "benchmarks/*.py",
+                "benchmarks/models",
+            ],
             capture_output=True,
             text=True,
             check=True,

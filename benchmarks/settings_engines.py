@@ -139,7 +139,9 @@ def _parallel(options: Any) -> None:
 # Each changes one of the options that edgepose.engines.onnxruntime.session_options makes
 ORT_CHANGES: dict[str, Callable[[Any], None]] = {
     "spinning off": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "0"),
-    "spinning on": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "1"),
+    "spinning for 1 s": lambda options: options.add_session_config_entry(
+        "session.intra_op.spin_duration_us", "1000000"
+    ),
     "parallel execution": _parallel,
     "graph level off": partial(_level, name="ORT_DISABLE_ALL"),
     "graph level basic": partial(_level, name="ORT_ENABLE_BASIC"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepose.benchmarks.cli import OUTPUT, Models, Output, Quick, Rounds, keep, turns
+from edgepose.benchmarks.cli import OUTPUT, Output, Quick, Rounds, keep, turns
 
 if TYPE_CHECKING:
     from edgepose.benchmarks.streams import Clip
@@ -90,10 +90,14 @@ def tracking_command(
     from dataclasses import replace
 
     from edgepose.benchmarks import tracking
+    from edgepose.errors import InputError
 
     plan = tracking.Plan.quick() if quick else tracking.Plan()
     plan = replace(plan, garments=garments or plan.garments)
-    shown = tracking.Video(video, model, spec, detector, detector_spec) if video else None
+    named = tracking.Video(video or Path(), model, spec, detector, detector_spec)
+    if video is None and named != tracking.Video(Path()):
+        raise InputError("--model, --spec, --detector and --detector-spec are the VIDEO's: name one, or leave them out")
+    shown = named if video else None
     with turns("tracking") as progress:
         record = tracking.run(plan, video=shown, progress=progress)
     keep(record, output, tracking.print_table)
@@ -126,7 +130,9 @@ def robustness_command(
     labels: Labels,
     output: Output = OUTPUT,
     quick: Quick = False,
-    model: Models = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="A bundled name or an ONNX file; repeat it for several.")
+    ] = None,
 ) -> None:
     """What odd pictures cost a garment model: far, dark, turned, held, shaken, ..."""
     from edgepose.benchmarks import robustness
@@ -134,7 +140,7 @@ def robustness_command(
     with turns("robustness") as progress:
         record = robustness.run(
             labels,
-            models=tuple(model or robustness.MODELS),
+            models=tuple(dict.fromkeys(model or robustness.MODELS)),
             photos=robustness.QUICK_PHOTOS if quick else None,
             progress=progress,
         )

@@ -77,7 +77,7 @@ def main() -> None:
 
 def _call(task: Task, model: BenchModel, shown: Scene, opened: ExitStack) -> Callable[[], Any]:
     """What a lane does again and again."""
-    factory = Selection(ways=(), precisions=("fp32", task.precision), peers=task.peers).factories()[
+    factory = Selection(ways=("all",), precisions=("fp32", task.precision), peers=task.peers).factories()[
         task.way, task.precision
     ]
     options = WayOptions(task.threads, task.precision, max_batch=max(16, len(shown.boxes)))

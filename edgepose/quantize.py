@@ -97,6 +97,8 @@ def quantize_model(
     chosen_pictures = read_pictures(pictures)
     report_to = progress or (lambda stage, fraction: None)
     report_to("reading the model", 0.0)
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed must be a whole number from 0 on, got {seed!r}")
     source, sha256 = read_model(path)
     chosen = _pose_only(choose_spec(source, spec, path), path)
     graph, canonical = in_precision(source, chosen, "fp32", str(path))

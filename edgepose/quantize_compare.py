@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -75,14 +75,24 @@ class Picture:
         return frame, np.stack([np.asarray(item.box, np.float32) for item in self.objects])
 
 
+EXPECTED = (
+    "pictures must be a folder, a list of photos by path, or labelled objects as edgepose.training.coco.load_coco "
+    "reads them"
+)
+
+
 def read_pictures(pictures: Pictures) -> list[Picture]:
     """A folder's photos, photos by path, or the pictures of labelled objects, each once.
 
     Raises:
         InputError: they are too few, or something else.
     """
+    if isinstance(pictures, Iterator):
+        pictures = list(pictures)  # it can be asked but once
     if isinstance(pictures, (str, Path)):
         found = [Picture(path) for path in photos_in(Path(pictures))]
+    elif not isinstance(pictures, Iterable):
+        raise InputError(f"{EXPECTED}, got {pictures!r:.200}")
     elif all(isinstance(item, (str, Path)) for item in pictures):
         found = [Picture(Path(path)) for path in dict.fromkeys(map(str, pictures))]
     elif all(hasattr(item, "box") and hasattr(item, "image") for item in pictures):
@@ -91,10 +101,7 @@ def read_pictures(pictures: Pictures) -> list[Picture]:
             by_path.setdefault(Path(item.image), []).append(item)  # type: ignore[union-attr]
         found = [Picture(path, tuple(items)) for path, items in by_path.items()]
     else:
-        raise InputError(
-            "pictures must be a folder, a list of photos by path, or labelled objects as "
-            f"edgepose.training.coco.load_coco reads them, got {pictures!r:.200}"
-        )
+        raise InputError(f"{EXPECTED}, got {pictures!r:.200}")
     if len(found) < FEWEST:
         raise InputError(
             f"at least {FEWEST} pictures are needed, half of them to calibrate and half to compare on, got "

@@ -22,8 +22,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from edgepose.adapt import inputs_of
+
 __all__ = ["subpixel_convolutions"]
 
+LISTED_BELOW = 4  # of ONNX's file format: from there on weights need not be listed among the inputs
 # What acts on each value, or on each channel, by itself: the same before the interleaving as behind it.
 POINTWISE = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Elu", "HardSwish", "HardSigmoid", "BatchNormalization")
 
@@ -58,13 +61,17 @@ def subpixel_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         elif id(node) not in dropped:
             nodes.append(node)
     nodes = _needed(nodes, {value.name for value in target.output})
-    used = {name for node in nodes for name in node.input}
+    used = {value.name for value in target.output}.union(*(({*node.input} | _used_inside(node)) for node in nodes))
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     made = {name for node in nodes for name in node.output}
     infos = [info for info in model.graph.value_info if info.name in made]
     for field, items in (("node", nodes), ("initializer", kept + tensors), ("value_info", infos)):
         target.ClearField(field)
         getattr(target, field).extend(items)
+    if len(inputs := inputs_of(model)) != len(target.input):  # older files list their weights there, some now gone
+        target.ClearField("input")
+        target.input.extend(inputs)
+        rewritten.ir_version = max(rewritten.ir_version, LISTED_BELOW)
     return rewritten
 
 

@@ -18,7 +18,7 @@ Sampling = Literal["linear", "opencv4", "area"]
 COORDINATE_BITS = 10  # OpenCV 4 rounds the two terms of a coordinate to 1/1024 px each ...
 FRACTION_BITS = 5  # ... and their sum to 1/32 px
 WEIGHT_BITS = 15  # the four weights of a pixel sum to 2**15
-AT_ONCE = 8  # crops: those of 256x192 px then take 3.6 MB, which stay in a cache, and 5 threads may share them
+AT_ONCE = 8  # crops: those of 256x192 px then take 3.5 MB, which stay in a cache, and 6 threads may share them
 MOST_KEPT = 1 << 23  # bytes
 REMAP_LIMIT = 32766  # cv2.remap takes coordinates as int16, so frames and crops must stay below 2**15 - 1
 SANE_COORDINATE = float(1 << 50)  # beyond this float64 no longer resolves 1/1024 px; far outside of any frame
@@ -115,6 +115,8 @@ def _sample_by_remap(
     Crops of one image that follow each other become one tall picture: OpenCV gives each thread 2**16 pixels, so that
     a crop alone would be the work of one.
     """
+    if not len(inverses):
+        return
     at_once = min(AT_ONCE, len(inverses), max(1, REMAP_LIMIT // height))
     cells, fractions, levels = _scratch(at_once, height, width)
     pairs = cells.view(np.int32)[..., 0]
@@ -156,7 +158,7 @@ def _scratch(count: int, height: int, width: int) -> tuple[NDArray[np.int16], ND
     """For ``count`` crops: cells (count, h, w, 2) of x and y, fractions (count, h, w), levels (count, h, w, 3).
 
     Each thread keeps them, up to MOST_KEPT, for its next crops of that size: to get fresh memory takes longer than to
-    fill it. Nothing of them is left when :func:`sample_crops` ends.
+    fill it. So a thread cannot use the crops of two calls of :func:`sample_crops` in turns.
     """
     arrays: tuple[NDArray[np.int16], NDArray[np.uint16], NDArray[np.uint8]] | None = getattr(_kept, "arrays", None)
     if arrays is None or len(arrays[0]) < count or arrays[0].shape[1:3] != (height, width):

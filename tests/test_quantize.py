@@ -275,6 +275,8 @@ def test_what_cannot_be_quantised(made: QuantizedModel, pictures: Path, tmp_path
             quantize_model(network, output, pictures=pictures)
     for chosen, words in (
         (sorted(pictures.iterdir())[:9], "at least 10 pictures are needed.*got 9"),
+        (iter(sorted(pictures.iterdir())[:9]), "at least 10 pictures are needed.*got 9"),
+        (7, "pictures must be a folder.*got 7"),
         ([1, 2], "pictures must be a folder, a list of photos by path, or labelled objects"),
         (tmp_path / "nowhere", "there is no folder"),
     ):

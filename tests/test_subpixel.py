@@ -222,3 +222,34 @@ def test_names_that_are_taken_are_not_taken_again():
 def test_without_transposed_convolutions_nothing_is_copied():
     model = model_of([helper.make_node("Relu", ["x"], ["y"])], {})
     assert subpixel_convolutions(model) is model
+
+
+def test_files_that_list_their_weights_among_the_inputs():
+    """As IR 3 demands it, and as older exporters did it later on: the rewritten weights are inputs of nobody."""
+    for version in (3, 8):
+        model = model_of([transposed("y")], weights())
+        model.ir_version = version
+        for tensor in model.graph.initializer:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        rewritten = subpixel_convolutions(model)
+        assert [value.name for value in rewritten.graph.input] == ["x"]
+        assert_same(model, rewritten)
+
+
+def test_weights_that_only_a_branch_reads_are_kept():
+    branch = helper.make_graph(
+        [helper.make_node("Add", ["t", "shift"], ["shifted"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("shifted", TensorProto.FLOAT, list("abcd"))],
+    )
+    plain = helper.make_graph(
+        [helper.make_node("Identity", ["t"], ["same"])],
+        "else",
+        [],
+        [helper.make_tensor_value_info("same", TensorProto.FLOAT, list("abcd"))],
+    )
+    nodes = [transposed("t"), helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=plain)]
+    more = {"shift": np.full((1, 1, 1, 1), 3.0, np.float32), "yes": np.array(True)}
+    model = model_of(nodes, {**weights(), **more})
+    assert_same(model, subpixel_convolutions(model))

@@ -25,6 +25,7 @@ __all__ = ["OnnxRuntimeEngine", "import_onnxruntime", "open_session", "session_o
 
 # ONNX Runtime's names of types that differ from NumPy's.
 _DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+TRANSPOSED = b"\x22\x0dConvTranspose"  # a node's op_type, field 4 of NodeProto: names of nodes may have the word, too
 MOST_BYTES = 2**31 - 2**20  # of a model that protobuf writes; larger ones ONNX Runtime reads from their files
 _FED = ("tensor(float)", "tensor(float16)")
 
@@ -106,7 +107,7 @@ def _open(path: Path, spec: Spec | None, threads: int | None, kind: Kind) -> tup
     """A session of the file itself, or of what :func:`edgepose.adapt.adapt` makes of it, and the spec of that."""
     onnxruntime = import_onnxruntime()
     options = session_options(onnxruntime, threads)
-    transposed = _mentions(path, b"ConvTranspose")
+    transposed = _mentions(path, TRANSPOSED)
     as_it_is = kind == "pose" and (spec is None or (isinstance(spec, ModelSpec) and spec.is_canonical))
     if as_it_is and not transposed:
         session = open_session(str(path), options, str(path))
@@ -136,7 +137,7 @@ def _open(path: Path, spec: Spec | None, threads: int | None, kind: Kind) -> tup
 
 
 def _weight_bytes(model: onnx.ModelProto) -> int:
-    """At most: as if all weights were float32."""
+    """About: as if all weights were float32."""
     size: int = 4 * sum(prod(tensor.dims) for tensor in model.graph.initializer)
     return size
 
@@ -188,7 +189,7 @@ def session_options(onnxruntime: Any, threads: int | None) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Between operators its threads wait in a loop, which costs no time; after a run they would go on for milliseconds,
-    # on the cores that the decoder, the next crops or the application want.
+    # on the cores that the decoder, the next crops or the application want. (1.23 ignores this.)
     options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
     options.log_severity_level = 4  # what goes wrong comes as an exception; a library does not write to stderr
     return options

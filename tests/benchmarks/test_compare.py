@@ -174,3 +174,28 @@ def test_the_command_fails_where_ours_is_lost(tmp_path):
     result = CliRunner().invoke(app, ["bench", "compare", *map(str, paths)])
     assert result.exit_code == 1
     assert "lost:" in result.output
+
+
+def test_facts_and_differences_are_not_judged():
+    old = [
+        Row({"clip": "a", "measure": "speed"}, "sizes/s", {"mean": 1.0}),
+        Row({"pictures": "dark", "statistic": "EPE", "against": "as it is"}, "px", {"value": 0.1}),
+        Row({"clip": "a", "measure": "overlap"}, "IoU", {"first loop": 0.95}),
+    ]
+    new = [Row(row.labels, row.unit, {name: 2 * value for name, value in row.values.items()}) for row in old[:2]]
+    new.append(Row(old[2].labels, "IoU", {"first loop": 0.80}))
+    assert [change.unit for change in compare(record(*old), record(*new)).worse] == ["IoU"]
+    assert compare(record(*new), record(*old)).worse == []
+
+
+def test_what_a_gpu_does_not_know_is_refused():
+    line = ["bench", "latency", "--device", "cuda", "--way", "rtmlib", "--threads", "2"]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 1
+    assert "--way, --threads: on the CPU only" in result.output
+
+
+def test_options_of_a_video_that_is_not_there_are_refused(tmp_path):
+    result = CliRunner().invoke(app, ["bench", "tracking", "-m", "garment-landmarks-fast", "-o", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "the VIDEO's" in result.output
