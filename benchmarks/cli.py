@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,8 +13,6 @@ from rich.markup import escape
 from edgepose.console import console, messages
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from edgepose.benchmarks.records import Record
     from edgepose.benchmarks.ways import Selection
 
@@ -42,21 +40,20 @@ def register(app: typer.Typer) -> None:
     app.add_typer(bench_app, name="bench")
 
 
-def keep(record: Record, output: Path, print_table: Callable[[Record, Console], Any]) -> None:
-    """Save a suite's record, then show its table and notes, draw its plots beside it, and say where all are."""
-    paths = [record.save(output)]  # first of all: what took an hour must not be lost to a table
-    print_table(record, console)
+def keep(record: Record, output: Path) -> None:
+    """Save a suite's record and draw its plots beside it; says where they are and what was noted."""
+    path = record.save(output)  # first of all: what took an hour must not be lost to a plot, nor its place untold
+    console.print(escape(str(path)), soft_wrap=True, highlight=False)
     for note in record.notes:
         messages.print(f"[dim]{escape(note)}[/]", soft_wrap=True, highlight=False)
     from edgepose.benchmarks.plots import plot
     from edgepose.errors import MissingDependencyError
 
     try:
-        paths += plot(record, output)
+        for drawn in plot(record, output):
+            console.print(escape(str(drawn)), soft_wrap=True, highlight=False)
     except MissingDependencyError as error:
         messages.print(f"no plots: {escape(str(error))}", soft_wrap=True, highlight=False)
-    for path in paths:
-        console.print(escape(str(path)), soft_wrap=True, highlight=False)
 
 
 @contextmanager
@@ -94,7 +91,8 @@ def kernels_command(
 
     with turns("kernels") as progress:
         record = kernels.run(rounds=rounds or kernels.ROUNDS, quick=quick, progress=progress)
-    keep(record, output, kernels.print_table)
+    keep(record, output)
+    kernels.print_table(record, console)
 
 
 def check_device(device: str) -> str:
@@ -136,7 +134,8 @@ def startup_command(
             cold_runs=cold if cold is not None else 1 if quick else startup.COLD_RUNS,
             progress=progress,
         )
-    keep(record, output, startup.print_table)
+    keep(record, output)
+    startup.print_table(record, console)
 
 
 @bench_app.command("scaling")
@@ -154,13 +153,14 @@ def scaling_command(
 
     with turns("scaling") as progress:
         record = scaling.run(
-            axes=tuple(axis or scaling.AXES),
+            axes=tuple(dict.fromkeys(axis or scaling.AXES)),
             models=tuple(dict.fromkeys(model)) if model else (QUICK_MODEL,) if quick else scaling.MODELS,
             rounds=rounds or (1 if quick else scaling.ROUNDS),
             calls=10 if quick else memory.CALLS,
             progress=progress,
         )
-    keep(record, output, scaling.print_table)
+    keep(record, output)
+    scaling.print_table(record, console)
 
 
 @bench_app.command("settings")
@@ -182,7 +182,8 @@ def settings_command(
             labels=labels,
             progress=progress,
         )
-    keep(record, output, settings.print_table)
+    keep(record, output)
+    settings.print_table(record, console)
 
 
 @bench_app.command("accuracy")
@@ -208,7 +209,8 @@ def accuracy_command(
             rounds=rounds or (2 if quick else accuracy.ROUNDS),
             progress=progress,
         )
-    keep(record, output, accuracy.print_table)
+    keep(record, output)
+    accuracy.print_table(record, console)
 
 
 Boxes = Annotated[list[int] | None, typer.Option(min=1, help="How many on a frame; repeat it.")]
@@ -262,7 +264,8 @@ def latency_command(
         names = dict.fromkeys(model or ((QUICK_MODEL,) if quick else latency.MODELS))
         models = [open_model(name) for name in names]
         record = latency.run(models, selection=selection, plan=plan, progress=progress)
-    keep(record, output, latency.print_table)
+    keep(record, output)
+    latency.print_table(record, console)
     if not all(record.find(way="edgepose", model=one.name, precision="fp32", stage="total") for one in models):
         messages.print("[bold red]error:[/] our own landmarks are others than the peers': see the notes above")
         raise typer.Exit(1)
@@ -296,12 +299,13 @@ def throughput_command(
         record = throughput.run(
             [(name, open_model(name)) for name in names],
             selection=_selection(way, without, precision, peer, None),
-            boxes=tuple(boxes or throughput.BOXES),
+            boxes=tuple(dict.fromkeys(boxes or throughput.BOXES)),
             rounds=rounds or (throughput.QUICK_ROUNDS if quick else throughput.ROUNDS),
             seconds=throughput.QUICK_SECONDS if quick else throughput.SECONDS,
             progress=progress,
         )
-    keep(record, output, throughput.print_table)
+    keep(record, output)
+    throughput.print_table(record, console)
 
 
 def _only_on_the_cpu(**options: Any) -> None:

@@ -7,8 +7,8 @@ half a hundredth: five per cent of them would be far too much to lose unseen.
 
 Only what ours takes from end to end is judged. Its stages explain, and peers are told: a peer that became faster is no
 regression of ours. But peers tell how fast the machine was: where their packages are the same in both records, ours is
-worse only if it is worse beside them, too. Where ours is missing from a place that others were timed at, because its
-landmarks had become others, it is lost, which is a regression.
+worse only if it is worse beside them, too. Where ours is missing from a place at which anything else was timed, most
+likely because its landmarks had become others, it is lost, which is a regression.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Change:
         factor: new / old; above 1 the number grew. Infinite where old is 0.
         verdict: beyond the tolerance and beyond chance, or the same.
         judged: whether it can be a regression.
+        machine: how many times as long as before the peers took at the same place, where that is beyond the tolerance.
     """
 
     labels: Mapping[str, Label]
@@ -58,6 +59,7 @@ class Change:
     factor: float
     verdict: Verdict
     judged: bool = True
+    machine: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Comparison:
     Attributes:
         changes: of the rows in both, worst first.
         gone, added: rows that are in one only.
-        lost: ours in the old record, where the new one has others only, or says that its landmarks are others.
+        lost: ours in the old record, from a place where the new one has other ways or precisions only, or which the
+            new one says to have other landmarks.
         warnings: why the two may not be comparable.
     """
 
@@ -114,7 +117,7 @@ def compare(old: Record, new: Record, *, tolerance: float = TOLERANCE) -> Compar
         tuple(row for key, row in before.items() if key not in after),
         tuple(row for key, row in after.items() if key not in before),
         tuple(_lost(before, after)),
-        tuple(_warnings(old, new) + _slower(machine, tolerance)),
+        tuple(_warnings(old, new) + _unequal(before, after) + _slower(machine, tolerance)),
     )
 
 
@@ -124,7 +127,7 @@ def print_table(comparison: Comparison, console: Console, *, everything: bool = 
     from rich.table import Table
 
     marks = {"worse": "[red]worse[/]", "better": "[green]better[/]", "same": "same"}
-    shown = [change for change in comparison.changes if everything or change.verdict != "same"]
+    shown = [one for one in comparison.changes if everything or one.verdict != "same" or one.machine != 1]
     if shown:
         table = Table("what", "old", "new", "factor", "")
         for change in shown:
@@ -135,7 +138,8 @@ def print_table(comparison: Comparison, console: Console, *, everything: bool = 
                 old,
                 new,
                 f"{change.factor:.3f}",
-                marks[change.verdict] if change.judged else f"{change.verdict}, told",
+                (marks[change.verdict] if change.judged else f"{change.verdict}, told")
+                + (f", the machine {change.machine:.2f}" if change.machine != 1 else ""),
             )
         console.print(table)
     judged = [change for change in comparison.changes if change.judged]
@@ -185,7 +189,8 @@ def _change(old: Row, new: Row, tolerance: float, machine: float) -> Change:
         apart, grew, shrank = True, after > before + FRACTION_TOLERANCE, after < before - FRACTION_TOLERANCE
     if apart and (grew or shrank):
         verdict = "better" if grew == _higher_is_better(new) else "worse"
-    return Change(new.labels, new.unit, before, after, factor, verdict, _is_judged(new))
+    beyond = _is_beyond(machine, tolerance)
+    return Change(new.labels, new.unit, before, after, factor, verdict, _is_judged(new), machine if beyond else 1.0)
 
 
 def _number(row: Row) -> float:
@@ -243,14 +248,18 @@ def _machine(before: Mapping[Any, Row], after: Mapping[Any, Row]) -> dict[tuple[
 
 def _slower(machine: Mapping[Any, float], tolerance: float) -> list[str]:
     """What to say where the peers took longer, or less, all in all."""
-    if not machine or 1 / (1 + tolerance) <= (factor := median(machine.values())) <= 1 + tolerance:
+    if not machine or not _is_beyond(factor := median(machine.values()), tolerance):
         return []
     return [f"the peers took {factor:.2f} times as long as before: so much of the change is the machine's"]
 
 
+def _is_beyond(factor: float, tolerance: float) -> bool:
+    return not 1 / (1 + tolerance) <= factor <= 1 + tolerance
+
+
 def _lost(before: Mapping[Any, Row], after: Mapping[Any, Row]) -> list[Row]:
     """Ours that fell out of a place which the new record has."""
-    places = {_place(row) for row in after.values() if not _is_ours(row)}
+    places = {_place(row) for row in after.values()}
     mine = {key: row for key, row in before.items() if _is_judged(row) and "way" in row.labels}
     gone = [row for key, row in mine.items() if key not in after and _place(row) in places]
     return gone + [
@@ -258,6 +267,17 @@ def _lost(before: Mapping[Any, Row], after: Mapping[Any, Row]) -> list[Row]:
         for key, row in mine.items()
         if key in after and "unequal" in after[key].labels and "unequal" not in row.labels
     ]
+
+
+def _unequal(before: Mapping[Any, Row], after: Mapping[Any, Row]) -> list[str]:
+    """Ways whose landmarks are others in one of the records only: what was timed is not the same."""
+    found = []
+    for key, row in after.items():
+        then, now = ("unequal" in one.labels for one in (before.get(key, row), row))
+        if then != now and "against" not in row.labels:  # a lead has the label of the way that it is over
+            what = ", ".join(str(row.labels[name]) for name in ("way", "precision", "model") if name in row.labels)
+            found.append(f"{what}: its landmarks are others in the {'new' if now else 'old'} record only")
+    return list(dict.fromkeys(found))
 
 
 def _higher_is_better(row: Row) -> bool:

@@ -1,4 +1,4 @@
-"""What `edgepose bench kernels | latency | throughput --device cuda` do: measure, save after each part, print, plot."""
+"""What `edgepose bench kernels | latency | throughput --device cuda` do: measure, save after each part, plot, print."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from edgepose.benchmarks.cli import keep, turns
+from edgepose.console import console
 from edgepose.errors import EngineError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -58,11 +59,13 @@ def run_on_gpu(
         module: Any = gpu_latency if suite == "latency" else gpu_throughput
         options["options"] = GpuOptions(precision)
         if boxes:
-            options["boxes"] = tuple(boxes)
-        measure, show = partial(module.run, [open_model(name) for name in models]), module.print_table
+            options["boxes"] = tuple(dict.fromkeys(boxes))
+        opened = [open_model(name) for name in dict.fromkeys(models)]
+        measure, show = partial(module.run, opened), module.print_table
     with turns(f"{suite} on the GPU") as progress:
         record: Record = measure(**options, progress=progress)
-    keep(record, output, show)
+    keep(record, output)
+    show(record, console)
     if any(note.startswith("failed") for note in record.notes):
         raise typer.Exit(1)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepose.benchmarks.cli import OUTPUT, Output, Quick, Rounds, keep, turns
+from edgepose.console import console
 
 if TYPE_CHECKING:
     from edgepose.benchmarks.streams import Clip
@@ -65,7 +66,8 @@ def streams_command(
     with turns("streams") as progress:
         progress(0, 1, "the clip")
         record = streams.run(_clip(video, quick), files=files, plan=plan, progress=progress)
-    keep(record, output, streams.print_table)
+    keep(record, output)
+    streams.print_table(record, console)
 
 
 def _clip(video: Path | None, quick: bool) -> Clip:
@@ -100,7 +102,8 @@ def tracking_command(
     shown = named if video else None
     with turns("tracking") as progress:
         record = tracking.run(plan, video=shown, progress=progress)
-    keep(record, output, tracking.print_table)
+    keep(record, output)
+    tracking.print_table(record, console)
 
 
 def detection_command(
@@ -119,11 +122,12 @@ def detection_command(
     with turns("detection") as progress:
         record = detection.run(
             photos,
-            detectors=tuple(detector or detection.DETECTORS),
+            detectors=tuple(dict.fromkeys(detector or detection.DETECTORS)),
             resamples=detection.QUICK_RESAMPLES if quick else detection.RESAMPLES,
             progress=progress,
         )
-    keep(record, output, detection.print_table)
+    keep(record, output)
+    detection.print_table(record, console)
 
 
 def robustness_command(
@@ -144,7 +148,8 @@ def robustness_command(
             photos=robustness.QUICK_PHOTOS if quick else None,
             progress=progress,
         )
-    keep(record, output, robustness.print_table)
+    keep(record, output)
+    robustness.print_table(record, console)
 
 
 def data_loading_command(output: Output = OUTPUT, rounds: Rounds = None, quick: Quick = False) -> None:
@@ -157,7 +162,8 @@ def data_loading_command(output: Output = OUTPUT, rounds: Rounds = None, quick: 
     plan = data_loading.Plan.quick() if quick else data_loading.Plan()
     with turns("data loading") as progress:
         record = data_loading.run(replace(plan, rounds=rounds or plan.rounds), progress=progress)
-    keep(record, output, data_loading.print_table)
+    keep(record, output)
+    data_loading.print_table(record, console)
 
 
 @contextmanager

@@ -96,6 +96,20 @@ def test_what_makes_two_records_hard_to_compare_is_told():
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cpu": {**ENVIRONMENT["cpu"], "usable": 1}}, "usable: 2 then, 1 now"),
+        ({"cpu": {**ENVIRONMENT["cpu"], "flags": ["avx2"]}}, "flags: [] then, ['avx2'] now"),
+        ({"cpu": {**ENVIRONMENT["cpu"], "governor": "powersave"}}, "governor: None then, powersave now"),
+        ({"variables": {"OMP_NUM_THREADS": "1"}}, "variables: None then, {'OMP_NUM_THREADS': '1'} now"),
+    ],
+)
+def test_another_processor_or_environment_is_told(change, words):
+    assert compare(record(time(1)), record(time(1), **change)).warnings == (words,)
+    assert compare(record(time(1)), record(time(1), variables={})).warnings == ()  # none, and not told: the same
+
+
+@pytest.mark.parametrize(
     ("old", "new", "options", "words"),
     [
         (record(time(1)), record(time(1), suite="startup"), {}, "latency and startup"),
@@ -159,6 +173,17 @@ def test_peers_tell_how_fast_the_machine_was():
     assert [change.new for change in compare(old, other).worse] == [150]
 
 
+def test_a_time_that_the_machine_excuses_is_shown_with_what_it_took():
+    others = [time(200, way="rtmlib", boxes=boxes) for boxes in (16, 32)]
+    old = record(time(100), time(200, way="rtmlib"), *others)
+    new = record(time(150), time(300, way="rtmlib"), *others)
+    found, stream = compare(old, new), StringIO()
+    assert found.warnings == ()  # in the middle of all places the machine was as fast as before
+    print_table(found, Console(file=stream, width=200))
+    assert "same, the machine 1.50" in stream.getvalue()
+    assert [change.machine for change in compare(old, record(time(100), *old.rows[1:])).changes] == [1, 1, 1, 1]
+
+
 def test_ours_that_fell_out_is_a_regression():
     peer = time(200, way="rtmlib")
     found = compare(record(time(100), peer), record(peer))
@@ -166,6 +191,26 @@ def test_ours_that_fell_out_is_a_regression():
     assert compare(record(time(100), time(100, boxes=16), peer), record(time(100), peer)).lost == ()  # fewer places
     unequal = compare(record(time(100), peer), record(time(100, unequal="yes"), peer))
     assert [row.labels["unequal"] for row in unequal.lost] == ["yes"]
+
+
+def test_a_precision_of_ours_that_fell_out_is_lost_without_peers():
+    both = record(time(100, precision="fp32"), time(50, precision="int8"))
+    lost = compare(both, record(time(100, precision="fp32"))).lost
+    assert [row.labels["precision"] for row in lost] == ["int8"]
+
+
+def test_landmarks_that_are_others_in_one_record_only_are_told_of_the_way_whose_they_are():
+    lead = {"against": "rtmlib"}
+    alike = record(time(100), time(200, way="rtmlib"), Row({"way": "edgepose", **lead}, "ratio", {"value": 2.0}))
+    rows = [
+        time(200, way="rtmlib", unequal="yes"),
+        Row({"way": "edgepose", "unequal": "yes", **lead}, "ratio", {"value": 2}),
+    ]
+    other = record(time(100), *rows)
+    assert compare(alike, other).warnings == ("rtmlib: its landmarks are others in the new record only",)
+    assert compare(other, alike).warnings == ("rtmlib: its landmarks are others in the old record only",)
+    assert compare(other, other).warnings == ()
+    assert compare(alike, other).lost == ()  # a peer's landmarks are no regression of ours
 
 
 def test_the_command_fails_where_ours_is_lost(tmp_path):

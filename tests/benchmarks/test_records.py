@@ -1,13 +1,16 @@
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import example_records
 import pytest
+from typer.testing import CliRunner
 
-from edgepose.benchmarks import records
+from edgepose.benchmarks import cli, gpu_cli, gpu_latency, plots, records, robustness, startup
 from edgepose.benchmarks.records import Record, Row, cpu_facts, make_record
+from edgepose.cli import app
 from edgepose.errors import InputError
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -176,3 +179,99 @@ def test_commit_and_load_are_those_of_the_beginning(monkeypatch):
     assert first.notes == ()
     assert second.environment["commit"] == "aaaa"
     assert second.notes == ("the checkout changed during the run: aaaa at its start, bbbb at its end",)
+
+
+def test_a_command_begins_its_record_before_it_measures(monkeypatch):
+    monkeypatch.setattr(records, "_begun", [])
+    with cli.turns("latency"):
+        assert len(records._begun) == 1
+        monkeypatch.setattr(records, "_git_commit", lambda: "later")
+        record = records.make_record("latency", [])
+    assert record.environment["commit"] == records._begun[0].commit
+    assert [note.startswith("the checkout changed during the run") for note in record.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("path", "sign"),
+    [
+        ("benchmarks/models/weights.npz", "+"),
+        ("benchmarks/peers/torch.py", "+"),
+        ("edgepose/data.json", "+"),
+        ("benchmarks/results/record.json", ""),
+        ("docs/page.md", ""),
+    ],
+)
+def test_the_commit_has_a_plus_where_what_runs_has_changed(path, sign, tmp_path, monkeypatch):
+    file = tmp_path / path
+    file.parent.mkdir(parents=True)
+    file.write_text("as committed")
+    git = [
+        "git",
+        "-C",
+        str(tmp_path),
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b.example",
+        "-c",
+        "commit.gpgsign=false",
+    ]
+    for line in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *line], check=True)
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    commit = records._git_commit()
+    assert re.fullmatch(r"[0-9a-f]{12}", commit)
+    file.write_text("changed")
+    assert records._git_commit() == commit + sign
+
+
+def test_a_record_is_saved_before_its_plots_and_table_can_fail(monkeypatch, tmp_path):
+    def fail(*_):
+        raise RuntimeError("no")
+
+    record = example_records.throughput()
+    monkeypatch.setattr(plots, "plot", fail)
+    with cli.console.capture() as told, pytest.raises(RuntimeError):
+        cli.keep(record, tmp_path)
+    assert Record.read(tmp_path / record.file_name).suite == "throughput"
+    assert record.file_name in told.get()
+    monkeypatch.setattr(plots, "plot", lambda *_: [])
+    monkeypatch.setattr(startup, "run", lambda **_: example_records.record("startup", []))
+    monkeypatch.setattr(startup, "print_table", fail)
+    result = CliRunner().invoke(app, ["bench", "startup", "-o", str(tmp_path)])
+    assert isinstance(result.exception, RuntimeError)
+    assert list(tmp_path.glob("startup--*.json"))
+
+
+@pytest.mark.parametrize("module", [startup, robustness])
+def test_a_model_named_twice_is_measured_once_in_order(module, monkeypatch, tmp_path):
+    asked = []
+
+    def run(*_, models, **__):
+        asked.extend(models)
+        return example_records.record("startup", [])
+
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "print_table", lambda *_: None)
+    name = module.__name__.rpartition(".")[2]
+    labels = ["labels.json"] if module is robustness else []
+    line = ["bench", name, *labels, "-m", "b", "-m", "a", "-m", "b", "-o", str(tmp_path)]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    assert asked == ["b", "a"]
+
+
+def test_a_model_named_twice_is_measured_once_on_a_gpu(monkeypatch, tmp_path):
+    asked = {}
+
+    def run(models, **options):
+        asked.update(options, models=models)
+        return example_records.record("latency", [])
+
+    monkeypatch.setattr(gpu_cli, "check_gpu", lambda: None)
+    monkeypatch.setattr("edgepose.benchmarks.bench_models.open_model", lambda name: name)
+    monkeypatch.setattr(gpu_latency, "run", run)
+    monkeypatch.setattr(gpu_latency, "print_table", lambda *_: None)
+    monkeypatch.setattr(plots, "plot", lambda *_: [])
+    gpu_cli.run_on_gpu("latency", tmp_path, models=["b", "a", "b"], boxes=[8, 1, 8])
+    assert (asked["models"], asked["boxes"]) == (["b", "a"], (8, 1))
