@@ -168,6 +168,7 @@ def _opened(files: Files, notes: list[str]) -> Iterator[tuple[Predictor, DetectT
     model, detector = find_model(files.model), find_detector(files.detector)
     spec: Any = ModelSpec.from_file(files.spec) if files.spec else ModelFile.read(model).spec
     detector_spec = DetectorSpec.from_file(files.detector_spec) if files.detector_spec else None
+    written: Any = ModelFile.read(detector).spec
     with (
         Predictor(model, spec=spec, detector=Detector(detector, spec=detector_spec)) as predictor,
         ExitStack() as stack,
@@ -175,19 +176,11 @@ def _opened(files: Files, notes: list[str]) -> Iterator[tuple[Predictor, DetectT
         bench_model = BenchModel(files.model, model, predictor.spec, trained=True)
         loop = None
         try:
-            loop = DetectThenLoop(detector, detector_spec or _written_spec(detector), bench_model)
+            loop = DetectThenLoop(detector, detector_spec or written, bench_model)
             stack.callback(loop.close)
         except UnavailableError as error:
             notes.append(f"{LOOP} is not timed: {error}")
         yield predictor, loop
-
-
-def _written_spec(detector: Path) -> DetectorSpec:
-    """The spec in a detector's file, its outputs as the file has them."""
-    import onnx
-
-    metadata = {item.key: item.value for item in onnx.load(str(detector)).metadata_props}
-    return DetectorSpec.from_metadata(metadata, source=str(detector))
 
 
 # Equality -----------------------------------------------------------------------------------------------

@@ -33,7 +33,17 @@ from edgepose.network_io import LEVELS, Tensor, check_heatmaps, check_image, cho
 from edgepose.precision import skeleton
 from edgepose.spec import ModelSpec
 
-__all__ = ["Spec", "adapt", "adapt_input", "inputs_of", "keep_outputs", "read_spec", "tensor_of", "unused_name"]
+__all__ = [
+    "Spec",
+    "adapt",
+    "adapt_input",
+    "inputs_of",
+    "keep_outputs",
+    "read_spec",
+    "reads",
+    "tensor_of",
+    "unused_name",
+]
 
 
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze"}  # whatever the type is
@@ -121,7 +131,7 @@ def unused_name(model: onnx.ModelProto, wish: str) -> str:
     taken = {value.name for value in (*model.graph.input, *model.graph.output)}
     taken |= {tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
-        taken.update(node.output, _reads(node), *(inner.output for inner in _inner_nodes(node)))
+        taken.update(node.output, reads(node), *(inner.output for inner in _inner_nodes(node)))
     name, number = wish, 1
     while name in taken:
         name, number = f"{wish}_{number}", number + 1
@@ -137,14 +147,14 @@ def _inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
                 yield from _inner_nodes(inner)
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
+def reads(node: onnx.NodeProto) -> Iterator[str]:
     """The names that a node reads; a sub-graph reads names of the graph around it."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
             yield from (value.name for value in graph.output)
             for inner in graph.node:
-                yield from _reads(inner)
+                yield from reads(inner)
 
 
 def _inferred(model: onnx.ModelProto, name: str, outputs: Sequence[Tensor], source: str) -> Tensor:
@@ -192,7 +202,7 @@ def keep_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
     wanted, kept = set(names), []
     for node in reversed(graph.node):
         if wanted & set(node.output):
-            wanted.update(_reads(node))
+            wanted.update(reads(node))
             kept.append(node)
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
     del graph.node[:]
@@ -257,7 +267,7 @@ def _only_cast(model: onnx.ModelProto, name: str) -> set[str]:
         if any(current == value.name for value in model.graph.output):
             return set()
         for node in model.graph.node:
-            if current not in _reads(node) or node.op_type == "Cast":
+            if current not in reads(node) or node.op_type == "Cast":
                 continue
             if node.op_type not in _MOVES or node.input[0] != current:
                 return set()

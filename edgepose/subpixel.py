@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgepose.adapt import inputs_of
+from edgepose.adapt import inputs_of, reads
 
 __all__ = ["subpixel_convolutions"]
 
@@ -61,7 +61,7 @@ def subpixel_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
         elif id(node) not in dropped:
             nodes.append(node)
     nodes = _needed(nodes, {value.name for value in target.output})
-    used = {value.name for value in target.output}.union(*(({*node.input} | _used_inside(node)) for node in nodes))
+    used = {value.name for value in target.output}.union(*(reads(node) for node in nodes))
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     made = {name for node in nodes for name in node.output}
     infos = [info for info in model.graph.value_info if info.name in made]
@@ -98,7 +98,7 @@ class _Graph:
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         self.makers = {name: node for node in graph.node for name in node.output}
         self.outputs = {value.name for value in graph.output}  # and what branches of an If or a Loop take
-        self.outputs |= {name for node in graph.node for name in _used_inside(node)}
+        self.outputs |= {name for node in graph.node for name in islice(reads(node), len(node.input), None)}
         self.users: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
             for name in node.input:
@@ -256,21 +256,8 @@ def _needed(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodePro
     for node in reversed(nodes):  # a graph is sorted: makers before users
         if wanted.intersection(node.output):
             kept.append(node)
-            wanted.update(node.input)
-            wanted.update(_used_inside(node))
+            wanted.update(reads(node))
     return kept[::-1]
-
-
-def _used_inside(node: onnx.NodeProto) -> set[str]:
-    """Values of the outer graph that the branches of an If or a Loop take."""
-    names = set()
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            for part in inner.node:
-                names.update(part.input)
-                names.update(_used_inside(part))
-            names.update(value.name for value in inner.output)
-    return names
 
 
 def _new(graph: _Graph, name: str) -> str:

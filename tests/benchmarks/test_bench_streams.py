@@ -21,6 +21,7 @@ from edgepose.benchmarks.records import make_record
 from edgepose.benchmarks.report import fill
 from edgepose.benchmarks.ways import UnavailableError
 from edgepose.errors import InputError
+from edgepose.modelfile import ModelFile
 from edgepose.models import find_detector
 
 SHORT = streams.Plan(rounds=2, fps=60.0, seconds=1.0, repeats=1, cameras=2)
@@ -60,7 +61,7 @@ def test_a_camera_films_at_its_pace_and_ends():
 
 def open_loop(spec=None):
     detector = find_detector("garment-detector")
-    return DetectThenLoop(detector, spec or streams._written_spec(detector), open_model("garment-landmarks"))
+    return DetectThenLoop(detector, spec or ModelFile.read(detector).spec, open_model("garment-landmarks"))
 
 
 def test_the_loop_finds_what_ours_finds(clip):
@@ -88,7 +89,7 @@ def test_the_loop_sees_nothing_on_an_empty_floor():
 
 
 def test_the_loop_refuses_models_it_cannot_feed():
-    spec = replace(streams._written_spec(find_detector("garment-detector")), layout="nhwc")
+    spec = replace(ModelFile.read(find_detector("garment-detector")).spec, layout="nhwc")
     with pytest.raises(UnavailableError, match="YOLOX detectors"):
         open_loop(spec)
 
